@@ -1,0 +1,168 @@
+"""Step 4: batches, and training the student on labelled + pseudo-labelled images, under noise.
+
+    python data_generator.py                                     # the student of logs/pseudo
+    python data_generator.py --noise none --log-dir logs/quiet   # pseudo-labels alone
+    python data_generator.py --pseudo none --log-dir logs/noisy  # noise alone: the article's noisy teacher
+
+With step 1's teacher these are the four cells of the experiment. --noise input is RandAugment alone,
+--noise model is stochastic depth and dropout alone.
+
+Reads   the data set of step 1, logs/pseudo/ (step 2)
+Writes  logs/student/   the same files as step 1
+
+Kill it whenever you like: the same command goes on after the last finished epoch.
+"""
+
+import argparse
+import pathlib
+
+import cifar10_resnet50 as step1  # first: it quietens the backend
+import imagenet_dummy_label as step2
+from Rand_Augment import LEVELS, Rand_Augment
+from stochastic_resblock import add_model_noise_arguments, build_student
+
+import numpy as np
+from PIL import Image
+
+SHIFT = 4  # pixels that --recipe fast shifts an image at most, as is usual on CIFAR-10
+
+
+def get_random_data(x_train_i, y_train_i, data_aug, augment=None, draw=None):
+    """One training image and its label, with noise if data_aug.
+
+    Article: array_to_img stretched the contrast of every training image and of no test image.
+
+    Args:
+        x_train_i: uint8 (32, 32, 3), 0..255. y_train_i: float32 (C,).
+        augment: Rand_Augment; default, the article's: N = 2, M = 10.
+        draw: one image's row of augment.draw(); default, a draw of its own.
+
+    Returns: uint8 (32, 32, 3) and the label as it was; the scaling to 0..1 is the network's first layer.
+    """
+    if not data_aug:
+        return x_train_i, y_train_i
+    augment = augment or Rand_Augment(Numbers=2, max_Magnitude=LEVELS)
+    image = Image.fromarray(x_train_i)
+    image = augment.apply(image, *draw) if draw else augment(image)
+    return np.asarray(image), y_train_i
+
+
+def data_generator(x_train, y_train, batch_size, data_aug, seed=0, first_batch=0, augment=None, flip_and_crop=False):
+    """Endless shuffled batches, with RandAugment if data_aug.
+
+    What batch number k holds depends on the seed and on k alone, noise included.
+
+    Args:
+        x_train: uint8 (N, 32, 32, 3), or JoinedRows of such. y_train: float32 (N, C), likewise.
+        first_batch: number of the first batch, where a resumed run goes on.
+        augment: Rand_Augment; default, the article's: N = 2, M = 10.
+        flip_and_crop: mirror half of the images and shift all by up to 4 pixels first.
+
+    Yields: uint8 (batch_size, 32, 32, 3), float32 (batch_size, C).
+    """
+    augment = augment or Rand_Augment(Numbers=2, max_Magnitude=LEVELS)
+    for number, x, y in step1.shuffled_batches(x_train, y_train, batch_size, seed, first_batch):
+        if data_aug:
+            rng = np.random.default_rng([seed, number, 1])
+            if flip_and_crop:
+                x = random_flip_and_crop(x, rng)
+            draws = zip(*augment.draw(len(x), rng))  # one row per image
+            x = np.stack([get_random_data(x_i, y_i, data_aug, augment, draw)[0] for x_i, y_i, draw in zip(x, y, draws)])
+        yield x, y
+
+
+def random_flip_and_crop(x, rng):
+    """Mirrors every second image on average and shifts each by up to 4 pixels; the rim is filled by reflection.
+
+    Args:
+        x: uint8 (B, H, W, 3). Returns: the same shape.
+    """
+    padded = np.pad(x, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="reflect")
+    top, left = rng.integers(2 * SHIFT + 1, size=(2, len(x)))
+    mirrored = rng.random(len(x)) < 0.5
+    height, width = x.shape[1:3]
+    rows = top[:, None] + np.arange(height)  # (B, H)
+    columns = left[:, None] + np.arange(width)
+    columns[mirrored] = columns[mirrored, ::-1]
+    return padded[np.arange(len(x))[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+class JoinedRows:
+    """Chosen rows of several arrays, read as one array; only the rows that are asked for are copied.
+
+    Args:
+        parts: (array, indices) pairs, of one row shape and dtype.
+    """
+
+    def __init__(self, *parts):
+        self.arrays = [array for array, _ in parts]
+        self.part = np.repeat(np.arange(len(parts)), [len(indices) for _, indices in parts])
+        self.row = np.concatenate([indices for _, indices in parts])
+
+    def __len__(self):
+        return len(self.row)
+
+    def __getitem__(self, indices):
+        """int (B,) -> the B rows."""
+        rows = np.empty((len(indices), *self.arrays[0].shape[1:]), self.arrays[0].dtype)
+        for number, array in enumerate(self.arrays):
+            here = self.part[indices] == number
+            rows[here] = array[self.row[indices[here]]]
+        return rows
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pseudo", default="logs/pseudo", help="folder of step 2, or none: labelled images alone")
+    parser.add_argument("--noise", choices=("all", "none", "input", "model"), default="all")
+    parser.add_argument("--augment-ops", type=step1.number(int, 0, 14), default=2, metavar="N", help="RandAugment's N (2)")
+    parser.add_argument("--augment-magnitude", type=step1.number(int, 1, LEVELS), default=LEVELS, metavar="M", help="RandAugment's M (10)")
+    add_model_noise_arguments(parser)
+    step1.add_training_arguments(parser, log_dir="logs/student")
+    args = parser.parse_args(argv)
+    step1.prepare_backend(args.seed)
+
+    # The data: labelled images, and the teacher's
+    data = step1.load_data(args.data, args.num_labeled, args.validation, args.seed)
+    step1.describe(data)
+    settings, made_from, cell = step1.fill_in(args, data), data.lineage(), {"noise": args.noise, "pseudo": None}
+    x_train = JoinedRows((data.x, data.train))
+    y_train = JoinedRows((data.one_hot(data.y), data.train))
+    if args.pseudo != "none":
+        pseudo = step2.load_pseudo(args.pseudo, data)
+        x_train = JoinedRows((data.x, data.train), (pseudo.x, pseudo.index))
+        y_train = JoinedRows((data.one_hot(data.y), data.train), (pseudo.y, pseudo.index))
+        cell["pseudo"] = pseudo.record["teacher_cell"]
+        made_from |= {"pseudo_sha256": step1.sha256(*(pathlib.Path(args.pseudo) / f"{name}.npy" for name in ("x", "y", "index"))),
+                      "pseudo_of": pseudo.record["made_from"]["teacher_sha256"]}
+        print(f"{args.pseudo}: {len(pseudo.x):,} images with pseudo-labels, {len(pseudo.index):,} after balancing")
+    record = step1.open_run(args.log_dir, "data_generator.py", settings, made_from)
+    if record["finished"]:
+        print(f"{args.log_dir} is finished: test accuracy {record['test_accuracy']:.4f}")
+        return
+    step1.save_split(args.log_dir, data)
+
+    # The student, with the noise on the model
+    model_noise = args.noise in ("all", "model")
+    student = build_student(args.depth, args.width, data.num_classes, p_last=args.p_last if model_noise else 1.0,
+                            dropout=args.dropout if model_noise else 0.0)
+    print(f"ResNet{args.depth}, width {args.width}: {student.count_params():,} parameters; noise: {args.noise}")
+
+    # The training, with the noise on the image
+    steps, batch_size = settings["epochs"] * settings["steps_per_epoch"], settings["batch_size"]
+    print(f"{steps:,} steps of {batch_size}: {steps * batch_size / len(x_train):.1f} passes over {len(x_train):,} images")
+    augment = Rand_Augment(Numbers=args.augment_ops, max_Magnitude=args.augment_magnitude)
+
+    def batches(first_batch):
+        return data_generator(x_train, y_train, batch_size, args.noise in ("all", "input"), args.seed, first_batch,
+                              augment, step1.RECIPES[args.recipe].flip_and_crop)
+
+    recorder = step1.train(student, batches, data.validation(), args.log_dir, **settings)
+
+    # What the student knows: the test set is read here, once
+    loss, accuracy = step1.my_eval(student, data.x_test, data.one_hot(data.y_test))
+    step1.finish_training(args.log_dir, record, recorder, data, loss, accuracy, cell)
+
+
+if __name__ == "__main__":
+    step1.run_script(main)
