@@ -740,10 +740,9 @@ def run_script(main):
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from the last finished epoch", file=sys.stderr)
         sys.exit(130)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        sys.exit(f"error: {error.filename or 'a file'}: {error.strerror}. Nothing half-written is left; "
+    except OSError as error:  # a full disk, a folder that must not be written to, ...
+        reason = error.strerror or str(error).splitlines()[0]
+        sys.exit(f"error: {error.filename or 'a file'}: {reason}. Nothing half-written is left; "
                  "the same command goes on once that is put right")
 
 

@@ -65,47 +65,51 @@ SHAPES = {
 
 def colour(rng, brightness):
     """A random colour of a given mean brightness, 0..255."""
-    tint = rng.uniform(-45, 45, 3)
-    return np.clip(brightness + tint - tint.mean(), 0, 255)
+    tint = rng.uniform(-40, 40, 3)
+    return brightness + tint - tint.mean()
+
+
+def covered(draw_on):
+    """Draws on a large mask and shrinks it: how much of each pixel is covered, 0..1, (32, 32, 1)."""
+    mask = Image.new("L", (SIZE * SCALE, SIZE * SCALE))
+    draw_on(ImageDraw.Draw(mask))
+    return np.asarray(mask.resize((SIZE, SIZE), Image.Resampling.BOX), dtype=np.float64)[..., None] / 255
 
 
 def picture(shape, rng):
     """One picture, uint8 (32, 32, 3). A shape of None draws something that is of no class."""
     side = SIZE * SCALE
-    # A background that changes from one side to the other, with waves in it.
-    yy, xx = np.mgrid[0:side, 0:side] / side - 0.5
-    angle, frequency = rng.uniform(0, 2 * np.pi, 2), rng.uniform(2, 9)
-    slope = (xx * np.cos(angle[0]) + yy * np.sin(angle[0])) + rng.uniform(0, 0.35) * np.sin(
+    # The ground: dark, brighter to one side, with waves.
+    yy, xx = np.mgrid[0:SIZE, 0:SIZE] / SIZE - 0.5
+    angle, frequency = rng.uniform(0, 2 * np.pi, 2), rng.uniform(2, 6)
+    slope = (xx * np.cos(angle[0]) + yy * np.sin(angle[0])) + rng.uniform(0, 0.3) * np.sin(
         frequency * 2 * np.pi * (xx * np.cos(angle[1]) + yy * np.sin(angle[1])))
-    dark, bright = rng.uniform(50, 110), rng.uniform(125, 215)
-    if rng.random() < 0.3:  # a dark shape on a bright ground is the rarer case
-        dark, bright = bright, dark
-    ground = colour(rng, dark) + slope[..., None] * rng.uniform(-60, 60, 3)
-    image = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
-    draw = ImageDraw.Draw(image)
+    pixels = colour(rng, rng.uniform(40, 100)) + slope[..., None] * rng.uniform(10, 60)
 
     def scribble(lines):
+        nonlocal pixels
         for _ in range(lines):
-            draw.line([tuple(point) for point in rng.uniform(0, side, (3, 2))], width=int(rng.integers(2, 9)),
-                      fill=tuple(int(v) for v in colour(rng, rng.uniform(40, 215))))
+            points, width = rng.uniform(0, side, (2, 2)), int(rng.integers(3, 8))
+            cover = covered(lambda draw: draw.line([tuple(point) for point in points], fill=255, width=width))
+            pixels = pixels + cover * (colour(rng, rng.uniform(40, 190)) - pixels)
 
-    scribble(rng.integers(0, 4))
-    centre, radius, turn = side / 2 + rng.uniform(-26, 26, 2), rng.uniform(22, 50), rng.uniform(-0.9, 0.9)
-    stretch = np.array([rng.uniform(0.75, 1), 1])
-    fill = tuple(int(v) for v in colour(rng, bright))
-    if shape is None:
-        for _ in range(rng.integers(2, 6)):  # a heap of random corners
-            draw.polygon([tuple(point) for point in centre + rng.uniform(-radius, radius, (4, 2))], fill=fill)
-    else:
-        mask = Image.new("L", image.size)
-        for level, outline in zip((255, 0), SHAPES[shape]):
-            outline = outline + rng.normal(0, 0.05, outline.shape) * (len(outline) < 20)
-            points = turned(outline * stretch, turn) * radius + centre
-            ImageDraw.Draw(mask).polygon([tuple(point) for point in points], fill=level)
-        image.paste(fill, mask=mask)
+    # The shape, brighter than the ground, between scribbles below and above it.
     scribble(rng.integers(0, 3))
-    small = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX), dtype=np.float64)
-    return np.clip(small + rng.normal(0, rng.uniform(4, 22), small.shape), 0, 255).round().astype(np.uint8)
+    centre, radius, turn = side / 2 + rng.uniform(-20, 20, 2), rng.uniform(26, 50), rng.uniform(-0.5, 0.5)
+    if shape is None:  # a heap of random corners
+        outlines = [rng.uniform(-1, 1, (4, 2)) for _ in range(rng.integers(2, 5))]
+    else:
+        outlines = [outline * (rng.uniform(0.8, 1), 1) + rng.normal(0, 0.04, outline.shape) * (len(outline) < 20)
+                    for outline in SHAPES[shape]]
+
+    def draw_shape(draw):
+        for number, outline in enumerate(outlines):
+            points = [tuple(point) for point in turned(outline, turn) * radius + centre]
+            draw.polygon(points, fill=0 if shape and number else 255)  # the second outline of a shape is its hole
+
+    pixels = pixels + covered(draw_shape) * (colour(rng, rng.uniform(120, 220)) - pixels)
+    scribble(rng.integers(0, 2))
+    return np.clip(pixels + rng.normal(0, rng.uniform(4, 20), pixels.shape), 0, 255).round().astype(np.uint8)
 
 
 def draw_set(folder, per_class_train, per_class_test, unlabeled, seed):
