@@ -41,8 +41,8 @@ def test_all_blocks_surviving_is_the_teacher():
     teacher = step1.build_resnet(14, 0.125)
     student = step3.build_student(14, 0.125, p_last=1.0, dropout=0.0)
     for layer in teacher.layers:
-        student.get_layer(layer.name).set_weights([w + 0.1 for w in layer.get_weights()])
-        layer.set_weights([w + 0.1 for w in layer.get_weights()])
+        student.get_layer(layer.name).set_weights([w + 0.01 for w in layer.get_weights()])
+        layer.set_weights([w + 0.01 for w in layer.get_weights()])
     x = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     assert (student.predict(x, verbose=0) == teacher.predict(x, verbose=0)).all()
     noisy = step3.build_student(14, 0.125, p_last=0.5)
@@ -71,3 +71,26 @@ def test_script_prints_and_draws(tmp_path, capsys):
     step3.main(["--width", "0.05", "--out", str(tmp_path / "survival.png")])
     out = capsys.readouterr().out
     assert "16  stage4_block3" in out and "0.8000" in out and (tmp_path / "survival.png").exists()
+
+
+def test_noise_goes_on_after_the_first_epoch_and_is_the_same_when_resumed(tmp_path):
+    """Validation between epochs must not leave the layer in inference mode, nor a restart repeat its draws."""
+    def outputs(first_epoch):
+        model = keras.Sequential([keras.layers.Input((1,)), step3.StochasticSurvival(0.5, per_sample=True, seed=0)])
+        seen = []
+
+        def loss(y, p):
+            return keras.ops.mean(p, axis=-1)  # the share of images that survived
+
+        model.compile("sgd", loss, metrics=["accuracy"])
+        recorder = step1.Recorder(tmp_path / str(first_epoch), seed=7)
+        recorder.epoch = first_epoch
+        recorder.begin_phase(0, [], 0.1)
+        recorder.on_epoch_end = lambda epoch, logs: seen.append(logs["loss"])
+        x = np.ones((1000, 1), np.float32)
+        model.fit(x, x, epochs=4, initial_epoch=first_epoch, batch_size=1000, validation_data=(x, x), verbose=0, callbacks=[recorder])
+        return seen
+
+    whole = outputs(0)
+    assert all(0.4 < share < 0.6 and share != 0.5 for share in whole) and len(set(whole)) > 1
+    assert outputs(2) == whole[2:]
