@@ -24,7 +24,7 @@ CELLS := teacher noisy_teacher student_without_noise student student_of_noisy
 # Every cell takes the same number of steps, so the article's early stopping is off.
 TRAIN = --data $(DATA) --seed $(SEED) --early-stopping 0 $(ARGS) --log-dir $(RUNS)/$@
 # With NAMES=1 every line says which cell it is from.
-SAY = $(if $(NAMES),2>&1 | sed -u 's/^/[$@] /')
+SAY = $(if $(NAMES),2>&1 | awk '{ print "[$@] " $$0; fflush() }')
 
 .PHONY: demo test experiment clean $(CELLS) pseudo pseudo_of_noisy
 

@@ -136,11 +136,9 @@ def main(argv=None):
         made_from |= {"pseudo_sha256": step1.sha256(*(pathlib.Path(args.pseudo) / f"{name}.npy" for name in ("x", "y", "index"))),
                       "pseudo_of": pseudo.record["made_from"]["teacher_sha256"]}
         print(f"{args.pseudo}: {len(pseudo.x):,} images with pseudo-labels, {len(pseudo.index):,} after balancing")
-    record = step1.open_run(args.log_dir, "data_generator.py", settings, made_from)
-    if record["finished"]:
-        print(f"{args.log_dir} is finished: test accuracy {record['test_accuracy']:.4f}")
+    record = step1.begin_training(args.log_dir, "data_generator.py", settings, made_from, data)
+    if not record:
         return
-    step1.save_split(args.log_dir, data)
 
     # The student, with the noise on the model
     model_noise = args.noise in ("all", "model")

@@ -521,7 +521,7 @@ def main(argv=None):
 
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "teacher", "truth", "threads")}
     record = step1.open_run(out, "imagenet_dummy_label.py", settings,
-                            {**made_by["made_from"], "teacher_sha256": made_by["model_sha256"]})
+                            {**made_by["made_from"], "teacher_sha256": made_by["model_sha256"]}, resumable=False)
     if record["finished"]:
         print(f"{out} is finished: {record['kept']:,} of {record['seen']:,} images kept")
         return

@@ -148,7 +148,7 @@ def test_broken_archive_is_one_unreadable_file(pictures, tmp_path):
         for i in range(30):
             tar.add(pictures / "b.png", f"{i:02d}.png")
     whole = (tmp_path / "a.tar").read_bytes()
-    (tmp_path / "a.tar").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "a.tar").write_bytes(whole[:len(whole) // 2 + 700])  # within a file
     found = list(step2.all_of(str(tmp_path / "a.tar"), None))
     assert 1 < len(found) < 31 and "damaged from here on" in str(found[-1][1])
 
@@ -252,6 +252,10 @@ def test_too_little_is_an_error_that_leaves_no_labels(teacher, toy, tmp_path, ar
     with pytest.raises(step1.UserError, match=text):
         step2.main([str(one), "--teacher", str(teacher), "--out", str(tmp_path / "p"), *arguments])
     assert not (tmp_path / "p" / "x.npy").exists() and not step1.read_json(tmp_path / "p" / "run.json")["finished"]
+    again = [str(one), "--teacher", str(teacher), "--out", str(tmp_path / "p"), "--threshold", "0"]
+    step2.main(again)  # nothing worth keeping is there, so another threshold is welcome
+    with pytest.raises(step1.UserError, match="threshold 0.0 there, 0.05 here"):
+        step2.main([*again, "--threshold", "0.05"])  # and now there is
 
 
 def test_missing_classes_are_named_and_recorded(teacher, toy, tmp_path, capsys):
