@@ -749,7 +749,7 @@ def run_script(main):
         sys.exit(130)
     except OSError as error:  # a full disk, a folder that must not be written to, ...
         reason = error.strerror or str(error).splitlines()[0]
-        sys.exit(f"error: {error.filename or 'a file'}: {reason}. Nothing half-written is left; "
+        sys.exit(f"error: {f'{error.filename}: ' if error.filename else ''}{reason}. Nothing half-written is left; "
                  "the same command goes on once that is put right")
 
 
