@@ -3,6 +3,8 @@
 # make experiment   all cells of the experiment, on any data:
 #                   make experiment DATA=cifar10 IMAGES="photos/ rest" SEED=0 ARGS="--num-labeled 4000 --recipe fast"
 #
+# make clean        deletes .venv, the drawn data set, and ALL runs in logs/
+#
 # Each sets up .venv first, once. Whatever is interrupted goes on where it was when it is called again.
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 DATA ?= cifar10
-IMAGES ?= rest
+IMAGES ?=
 SEED ?= 0
 # For every training; for the cells with noise; for labelling.
 ARGS ?=
@@ -43,9 +45,11 @@ experiment: $(CELLS)
 	$(PY) eval.py $(CELLS:%=$(RUNS)/%) --out $(FIGURES)
 
 teacher: .venv/ready
+	@test -n "$(IMAGES)" || { echo 'error: which images? make experiment IMAGES="photos/ rest" (rest needs ARGS="--num-labeled N")'; exit 1; }
 	$(PY) cifar10_resnet50.py $(TRAIN) $(SAY)
 
 noisy_teacher: .venv/ready
+	@test -n "$(IMAGES)" || { echo 'error: which images? make experiment IMAGES="photos/ rest" (rest needs ARGS="--num-labeled N")'; exit 1; }
 	$(PY) data_generator.py --pseudo none $(TRAIN) $(NOISE_ARGS) $(SAY)
 
 pseudo: teacher

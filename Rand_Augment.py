@@ -166,8 +166,11 @@ def gallery(image, path):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".unfinished-{path.name}")  # the picture appears whole or not at all
-    figure.savefig(beside, dpi=100)
-    os.replace(beside, path)
+    try:
+        figure.savefig(beside, dpi=100, format="png")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def drawn_picture():

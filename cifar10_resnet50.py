@@ -158,7 +158,7 @@ def load_folder(folder):
         if unreadable:
             print(f"warning: {len(unreadable)} files in {folder / part} are not readable images and are left out:")
             for path, reason in unreadable[:5]:
-                print(f"  {path}: {reason}")
+                print(f"  {str(path)!r}: {reason}")
         skipped = {path for path, _ in unreadable}
         kept = [i for i, path in enumerate(paths) if path not in skipped]
         labels = np.array(labels, dtype=np.int64)[kept]
@@ -170,7 +170,7 @@ def load_folder(folder):
     return Dataset(str(folder), class_names["train"], x, y, names, x_test, y_test)
 
 
-def read_images(paths, threads=None):
+def read_images(paths):
     """Decodes many files with a few threads.
 
     Returns: uint8 (N, 32, 32, 3) of those that can be read, in the order given, and a list of
@@ -182,7 +182,7 @@ def read_images(paths, threads=None):
         except UserError as error:
             return str(error)
 
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(pool.map(read_or_reason, paths))
     images = [image for image in results if not isinstance(image, str)]
     unreadable = [(path, reason) for path, reason in zip(paths, results) if isinstance(reason, str)]
@@ -261,6 +261,8 @@ def split_labels(y, num_labeled=None, validation="split", seed=0):
         place[members] = (rng.permutation(len(members)) + rng.random()) / len(members)
     order = np.argsort(place, kind="stable")
     val, train, rest = np.split(order, [num_val, num_labeled])
+    if len(np.unique(y[train])) < len(np.unique(y)):
+        raise UserError(f"--num-labeled {num_labeled}: too few, some classes get no image to train on")
     return np.sort(train), np.sort(val), np.sort(rest)
 
 
@@ -618,14 +620,14 @@ def open_run(log_dir, script, arguments, made_from, resumable=True):
     """The record of a run: a new one, or the one already in log_dir, finished or not.
 
     Raises: UserError where log_dir holds a run made with other arguments or from other files. One that is
-        neither finished nor resumable holds nothing worth keeping, and gives way.
+        neither finished nor resumable, of the same script, holds nothing worth keeping, and gives way.
     """
     path = pathlib.Path(log_dir) / "run.json"
     record = {"script": script, "finished": False, "arguments": arguments, "made_from": made_from,
               "versions": {"python": platform.python_version(), "keras": keras.__version__, "numpy": np.__version__,
                            "backend": keras.backend.backend()}}
-    old = read_json(path) if path.exists() else None
-    if old is None or not (old["finished"] or resumable):
+    old = read_record(path) if path.exists() else None
+    if old is None or not (old["finished"] or resumable or old["script"] != script):
         write_json(path, record)
         return record
     was, now = ({"script": r["script"], **r["made_from"], **r["arguments"]} for r in (old, record))
@@ -664,9 +666,17 @@ def load_run(log_dir, made_by):
     path = pathlib.Path(log_dir) / "run.json"
     if not path.exists():
         raise UserError(f"{log_dir}: nothing there yet. Run first: {made_by}")
-    record = read_json(path)
+    record = read_record(path)
     if not record["finished"]:
-        raise UserError(f"{log_dir}: not finished. The command that began it goes on: {made_by}")
+        raise UserError(f"{log_dir}: not finished. The command that began it goes on: python {record['script']} ...")
+    return record
+
+
+def read_record(path):
+    """A run.json. Raises: UserError where it is not one."""
+    record = read_json(path)
+    if not isinstance(record, dict) or not {"script", "finished", "arguments", "made_from"} <= set(record):
+        raise UserError(f"{path}: damaged, or of another program: it does not describe a run")
     return record
 
 
@@ -677,6 +687,8 @@ def load_model(log_dir, made_by="python cifar10_resnet50.py"):
     """
     record = load_run(log_dir, made_by)
     path = pathlib.Path(log_dir) / "model.keras"
+    if "cell" not in record:
+        raise UserError(f"{log_dir}: holds no network but what {record['script']} made. Run: {made_by}")
     if not path.exists() or sha256(path) != record["model_sha256"]:
         raise UserError(f"{path}: missing, or not the file that its run wrote. Delete {log_dir} and run: {made_by}")
     try:
@@ -716,7 +728,7 @@ def add_training_arguments(parser, log_dir):
     parser.add_argument("--learning-rate", type=number(float, 0, open_low=True), metavar="X", help="default: the recipe's")
     parser.add_argument("--early-stopping", type=number(int, 0), default=10, metavar="N",
                         help="patience of the article's second phase, in epochs; 0: never stop early")
-    parser.add_argument("--seed", type=number(int, 0), default=0)
+    parser.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0)
     parser.add_argument("--log-dir", default=log_dir)
 
 
@@ -726,7 +738,7 @@ def fill_in(args, data):
     recipe = RECIPES[args.recipe]
     for key in ("epochs", "batch_size", "learning_rate"):
         settings[key] = getattr(recipe, key) if settings[key] is None else settings[key]
-    # Matched optimizer steps: every cell of an experiment takes as many as its teacher did,
+    # Matched optimizer steps: every cell of an experiment takes one step per batch of labelled images,
     # however many pseudo-labels it is given. Article: more images, more steps.
     settings["steps_per_epoch"] = settings["steps_per_epoch"] or max(1, len(data.train) // settings["batch_size"])
     return settings
@@ -745,7 +757,7 @@ def run_script(main):
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last finished epoch", file=sys.stderr)
+        print("\ninterrupted; the same command goes on (a training after its last finished epoch)", file=sys.stderr)
         sys.exit(130)
     except OSError as error:  # a full disk, a folder that must not be written to, ...
         reason = error.strerror or str(error).splitlines()[0]

@@ -5,13 +5,14 @@
 
 Reads   finished runs of steps 1 and 4, and the test images of the data they were trained on
 Writes  figures/   results.md and results.json (the table), accuracy.png, learning_curves.png, confusion.png;
-        and predictions.npz into each run, so that no network looks at the test images twice
+        and predictions.npz into each run, so that another table with it takes a second
 """
 
 import argparse
 import math
 import pathlib
 import zipfile
+import zlib
 
 import cifar10_resnet50 as step1  # first: it quietens the backend
 import stochastic_resblock  # noqa: F401  the student's layers must be known to load it
@@ -69,7 +70,7 @@ def predict(log_dir, data):
             with np.load(path, allow_pickle=False) as saved:
                 if str(saved["made_from"]) == made_from:
                     return saved["probabilities"]
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             print(f"warning: {path} is damaged and is made again")
     model, _ = step1.load_model(log_dir)
     probabilities = model.predict(data.x_test, batch_size=256, verbose=0)
@@ -81,6 +82,8 @@ def predict(log_dir, data):
 def evaluate(log_dirs):
     """Every run on the test images. Returns: a list of rows (dictionaries), their predictions, and the data."""
     data, rows, predictions = None, [], []
+    short = [pathlib.Path(log_dir).name for log_dir in log_dirs]
+    names = {log_dir: str(log_dir) if short.count(name) > 1 else name for log_dir, name in zip(log_dirs, short)}
     for log_dir in log_dirs:
         record = step1.load_run(log_dir, "python cifar10_resnet50.py, or data_generator.py")
         if "cell" not in record:
@@ -96,7 +99,7 @@ def evaluate(log_dirs):
         loss, accuracy = step1.score(probabilities, data.one_hot(data.y_test))
         key = cell_key(record["cell"])
         rows.append({
-            "run": pathlib.Path(log_dir).name, "cell": cell_name(key), "seed": record["arguments"]["seed"],
+            "run": names[log_dir], "cell": cell_name(key), "seed": record["arguments"]["seed"],
             "steps": record["steps"], "accuracy": accuracy, "cross_entropy": loss,
             "interval": wilson_interval(round(accuracy * len(data.y_test)), len(data.y_test)),
             "article_accuracy": CELLS.get(key, (None,) * 3)[1], "article_loss": CELLS.get(key, (None,) * 3)[2],
@@ -195,7 +198,8 @@ def main(argv=None):
 
     rows, predictions, data = evaluate(args.runs)
     table = as_table(rows)
-    print(f"{data.name}: {len(data.y_test):,} test images, final weights\n\n{table}\n")
+    print(f"{data.name}: {len(data.y_test):,} test images, final weights\n\n{table}\n\n"
+          "The article's numbers are those of its full ResNet50 on all of CIFAR-10.\n")
     if len({row["steps"] for row in rows}) > 1:
         print("warning: the runs took different numbers of steps; what differs may be the training time alone")
 

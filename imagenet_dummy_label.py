@@ -83,7 +83,9 @@ def read_member(open_member, member, size):
     try:
         with open_member(member) as file:
             return file.read(LARGEST_MEMBER)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:  # damaged, encrypted, unknown method
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError) as error:
+        if isinstance(member, tarfile.TarInfo):
+            raise  # a damaged tar cannot be read any further; of a zip, this one member is lost: damaged, encrypted, ...
         return step1.UserError(str(error))
 
 
@@ -117,7 +119,7 @@ def check_source(source, data=None):
                 return sum(member.compress_size for member in archive.infolist())
         if tarfile.is_tarfile(source):
             return os.path.getsize(source)
-    except (zipfile.BadZipFile, PermissionError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, PermissionError) as error:
         raise step1.UserError(f"{source}: {error}") from error
     raise step1.UserError(f"{source}: neither a folder, nor a tar or zip archive")
 
@@ -263,6 +265,8 @@ def read_truth(path, class_names):
                 truth[prefix] = class_names.index(name) if name in class_names else -1
     except (UnicodeDecodeError, csv.Error) as error:
         raise step1.UserError(f"{path}: not a CSV file ({error})") from error
+    if strangers := sorted({prefix for prefix, label in truth.items() if label < 0}):
+        print(f"{path}: {len(strangers):,} prefixes are of none of the classes, {strangers[0]!r} for one")
     if not any(label >= 0 for label in truth.values()):
         raise step1.UserError(f"{path}: names none of the classes {', '.join(class_names)}")
     return truth
@@ -333,6 +337,8 @@ class PseudoLabels:
 def load_pseudo(folder, data):
     """Reads what this script wrote, and refuses what does not belong to `data` (step 1's Dataset)."""
     record = step1.load_run(folder, "python imagenet_dummy_label.py IMAGES")
+    if "teacher_cell" not in record:
+        raise step1.UserError(f"{folder}: holds no pseudo-labels but what {record['script']} made")
     for key, value in data.lineage().items():
         if key != "data" and record["made_from"][key] != value:
             what = "data set" if key == "data_sha256" else "choice of labelled images (--num-labeled, --seed, --validation)"
@@ -513,17 +519,16 @@ def main(argv=None):
         raise step1.UserError(f"--calibrate: {args.teacher} was validated on the test images, which must not decide anything")
     if "rest" in args.images and len(data.rest) == 0:
         raise step1.UserError(f"rest: {args.teacher} was given every label; train it with --num-labeled N")
-    for source in args.images:
-        check_source(source, data)
+    sizes = [check_source(source, data) for source in args.images]
     truth = read_truth(args.truth, class_names) if args.truth else {}
     if "rest" in args.images:
         truth |= {f"rest/{data.names[i]}": int(data.y[i]) for i in data.rest}
 
     settings = {key: value for key, value in vars(args).items() if key not in ("out", "teacher", "truth", "threads")}
     record = step1.open_run(out, "imagenet_dummy_label.py", settings,
-                            {**made_by["made_from"], "teacher_sha256": made_by["model_sha256"]}, resumable=False)
+                            {**made_by["made_from"], "teacher_sha256": made_by["model_sha256"], "image_bytes": sizes}, resumable=False)
     if record["finished"]:
-        print(f"{out} is finished: {record['kept']:,} of {record['seen']:,} images kept")
+        print(f"{out} is finished: {record['kept']:,} of {record['seen']:,} images kept; delete it to label again")
         return
 
     # 1. and 2. Look at every image once; 3. keep the most confident of each class

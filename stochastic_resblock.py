@@ -138,7 +138,7 @@ def draw_survival(p_list, depth, path):
     axes.set(xlabel="residual block", ylabel="survival probability", ylim=(0, 1.1), xticks=range(1, first, 1 if first <= 17 else 5))
     axes.legend(ncols=4, loc="lower center", framealpha=1)
     with step1.whole_file(path) as beside:
-        figure.savefig(beside, dpi=110)
+        figure.savefig(beside, dpi=110, format="png")
 
 
 def main(argv=None):

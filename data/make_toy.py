@@ -7,8 +7,8 @@ network makes honest mistakes on them. The unlabelled pictures are of the same k
 of them shows something else, as photos from the internet would.
 
 Writes  data/toy/train/<class>/*.png   1,000 to learn from
-        data/toy/test/<class>/*.png    2,000 to measure with
-        data/toy/unlabeled/*.png       4,000 without label; truth.csv knows them, to audit with
+        data/toy/test/<class>/*.png    1,000 to measure with
+        data/toy/unlabeled/*.png       3,000 without label; truth.csv knows them, to audit with
         data/toy/overview.png          what it all looks like
 """
 
@@ -143,8 +143,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--per-class-train", type=int, default=100)
-    parser.add_argument("--per-class-test", type=int, default=200)
-    parser.add_argument("--unlabeled", type=int, default=4000)
+    parser.add_argument("--per-class-test", type=int, default=100)
+    parser.add_argument("--unlabeled", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if min(args.per_class_train, args.per_class_test, args.unlabeled) < 1 or args.seed < 0:

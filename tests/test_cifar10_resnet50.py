@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 
 import cifar10_resnet50 as step1
 
@@ -42,7 +41,7 @@ def test_split_holds_out_a_tenth_but_five_thousand_at_most():
     assert [len(part) for part in step1.split_labels(y, validation="test")] == [60_000, 0, 0]
 
 
-@pytest.mark.parametrize("num_labeled, text", [(101, "100 training images"), (9, "too few"), (5, "too few")])
+@pytest.mark.parametrize("num_labeled, text", [(101, "100 training images"), (9, "too few"), (5, "too few"), (10, "no image to train on")])
 def test_split_refuses(num_labeled, text):
     with pytest.raises(step1.UserError, match=text):
         step1.split_labels(np.arange(100) % 10, num_labeled)
@@ -75,7 +74,7 @@ def test_unreadable_training_image_is_named_and_left_out(small_set, capsys):
     data = step1.load_data(str(small_set))
     out = capsys.readouterr().out
     assert len(data.x) == 19 and np.bincount(data.y).tolist() == [9, 10]
-    assert "2 files" in out and "3.png: empty file" in out and "notes.txt: not an image" in out
+    assert "2 files" in out and "3.png': empty file" in out and "notes.txt': not an image" in out
 
 
 @pytest.mark.parametrize("spoil, text", [
@@ -221,11 +220,6 @@ def test_finished_run_is_not_trained_again_and_another_is_refused(teacher, toy, 
         step1.main([*arguments, "--seed", "1"])
 
 
-def weights_of(path):
-    with zipfile.ZipFile(path) as archive:
-        return archive.read("model.weights.h5")
-
-
 def test_killed_run_ends_as_if_it_had_never_been_killed(toy, tmp_path):
     # The article's recipe: the brakes of its second phase have counters that a resumed run must win back.
     arguments = ["--data", str(toy), "--num-labeled", "40", "--epochs", "6", *TINY, "--learning-rate", "0.02", "--log-dir"]
@@ -356,8 +350,27 @@ def test_a_bug_keeps_its_traceback():
         step1.run_script(main)
 
 
+@pytest.mark.parametrize("validation", ["split", "test"])
+def test_nothing_but_the_labelled_images_trains_or_chooses(validation, toy, tmp_path, monkeypatch):
+    seen = {}
+
+    def train(model, batches, held_out, log_dir, **_):
+        endless = batches(0)
+        seen.update(train={x.tobytes() for _ in range(12) for x in next(endless)[0]}, val={x.tobytes() for x in held_out[0]})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(step1, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        step1.main(["--data", str(toy), "--num-labeled", "80", "--validation", validation, *TINY, "--log-dir", str(tmp_path)])
+    data = step1.load_data(str(toy), 80, validation)
+    assert seen["train"] == {x.tobytes() for x in data.x[data.train]} and len(seen["train"]) == (72 if validation == "split" else 80)
+    assert seen["val"] == {x.tobytes() for x in (data.x[data.val] if validation == "split" else data.x_test)}
+    others = {x.tobytes() for x in data.x_test} | {x.tobytes() for x in data.x[data.rest]} | {x.tobytes() for x in data.x[data.val]}
+    assert not seen["train"] & others
+
+
 @pytest.mark.parametrize("flags", ["--width 0", "--width nan", "--depth 20", "--epochs 0", "--num-labeled -1", "--batch-size x",
-                                   "--learning-rate 0", "--seed -1", "--recipe slow", "--early-stopping -1"])
+                                   "--learning-rate 0", "--seed -1", "--seed 4294967296", "--recipe slow", "--early-stopping -1"])
 def test_flags_out_of_range(flags, capsys):
     with pytest.raises(SystemExit) as exit:
         step1.main(flags.split())
@@ -379,6 +392,11 @@ def test_missing_damaged_or_changed_earlier_step(teacher, tmp_path):
         step1.load_model(tmp_path / "t")
     step1.write_json(tmp_path / "t" / "run.json", {**record, "finished": False})
     with pytest.raises(step1.UserError, match="not finished"):
+        step1.load_model(tmp_path / "t")
+    with pytest.raises(step1.UserError, match="holds another run"):
+        step1.open_run(tmp_path / "t", "imagenet_dummy_label.py", {}, {}, resumable=False)  # an unfinished training stays
+    (tmp_path / "t" / "run.json").write_text("[]")
+    with pytest.raises(step1.UserError, match="does not describe a run"):
         step1.load_model(tmp_path / "t")
     (tmp_path / "t" / "run.json").write_text("{")
     with pytest.raises(step1.UserError, match="not JSON"):

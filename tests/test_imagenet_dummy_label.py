@@ -278,6 +278,30 @@ def test_empty_folder_and_rest_without_rest(teacher, tmp_path):
         step2.main([str(tmp_path / "empty"), "--teacher", str(tmp_path / "nobody")])
 
 
+def test_rest_and_calibration_need_what_the_teacher_left(teacher, toy, tmp_path, monkeypatch):
+    data = step1.load_data(str(toy), 80)
+    data.rest = data.rest[:0]
+    record = step1.read_json(teacher / "run.json")
+    monkeypatch.setattr(step2, "load_teacher", lambda *_, **__: (None, record, data))
+    with pytest.raises(step1.UserError, match="rest: .* was given every label"):
+        step2.main(["rest", "--teacher", str(teacher), "--out", str(tmp_path / "p")])
+    data.val = data.val[:0]
+    with pytest.raises(step1.UserError, match="--calibrate: .* validated on the test images"):
+        step2.main([str(toy / "unlabeled"), "--calibrate", "--teacher", str(teacher), "--out", str(tmp_path / "p")])
+
+
+def test_one_damaged_member_of_a_zip_is_one_unreadable_file(pictures, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in "abc":
+            archive.writestr(f"{name}.png", (pictures / "b.png").read_bytes())
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    place = content.index(b"b.png") + 5
+    content[place:place + 40] = b"\xff" * 40
+    (tmp_path / "a.zip").write_bytes(content)
+    members = shown(tmp_path / "a.zip")
+    assert [isinstance(members[f"{name}.png"], np.ndarray) for name in "abc"] == [True, False, True]
+
+
 def test_pseudo_labels_of_other_data_are_refused(pseudo, toy, tmp_path):
     with pytest.raises(step1.UserError, match="another choice of labelled images"):
         step2.load_pseudo(pseudo, step1.load_data(str(toy), 80, seed=1))
