@@ -111,6 +111,14 @@ class JoinedRows:
         return rows
 
 
+def refuse_overlap(x, data):
+    """Raises: UserError if pseudo-labelled images x, uint8 (K, 32, 32, 3), are validation or test images."""
+    held_out = {image.tobytes() for image in (*data.validation()[0], *data.x_test)}
+    if overlap := sum(image.tobytes() in held_out for image in x):
+        raise step1.UserError(f"{overlap:,} of {len(x):,} pseudo-labelled images are test or validation images, and the table "
+                              "would mean nothing: label other images")
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pseudo", default="logs/pseudo", help="folder of step 2, or none: labelled images alone")
@@ -130,6 +138,7 @@ def main(argv=None):
     y_train = JoinedRows((data.one_hot(data.y), data.train))
     if args.pseudo != "none":
         pseudo = step2.load_pseudo(args.pseudo, data)
+        refuse_overlap(pseudo.x, data)
         x_train = JoinedRows((data.x, data.train), (pseudo.x, pseudo.index))
         y_train = JoinedRows((data.one_hot(data.y), data.train), (pseudo.y, pseudo.index))
         cell["pseudo"] = pseudo.record["teacher_cell"]

@@ -2,6 +2,8 @@
 
 import data_generator as step4
 
+import cifar10_resnet50 as step1
+
 import numpy as np
 import pytest
 
@@ -93,3 +95,11 @@ def test_empty_or_unequal_arrays_are_refused(data):
         next(step4.data_generator(x, y[:39], 4, False))
     with pytest.raises(ValueError, match="0 and 0"):
         next(step4.data_generator(x[:0], y[:0], 4, False))
+
+
+def test_a_pool_with_test_images_is_refused(toy):
+    data = step1.load_data(str(toy), 80)
+    step4.refuse_overlap(data.x[data.rest], data)
+    for held_out in (data.x_test[:1], data.x[data.val[:1]]):
+        with pytest.raises(step1.UserError, match="1 of 41 pseudo-labelled images are test or validation"):
+            step4.refuse_overlap(np.concatenate([data.x[data.rest], held_out]), data)
