@@ -136,7 +136,8 @@ def draw_accuracy(rows, path):
         axes.plot([low, high], [i, i], color=COLOURS[i % 8], linewidth=3, solid_capstyle="butt")
         axes.plot(100 * row["accuracy"], i, "o", color=COLOURS[i % 8], markersize=8)
         axes.text(high, i, f"  {100 * row['accuracy']:.1f}", va="center")
-    axes.set_yticks(range(len(rows)), [row["cell"] if row["cell"] in {c[0] for c in CELLS.values()} else row["run"] for row in rows])
+    cells = [row["cell"] for row in rows]
+    axes.set_yticks(range(len(rows)), [row["cell"] if cells.count(row["cell"]) == 1 else row["run"] for row in rows])
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlabel("accuracy on the test images, %, with 95 % intervals")
