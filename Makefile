@@ -28,7 +28,7 @@ TRAIN = --data $(DATA) --seed $(SEED) --early-stopping 0 $(ARGS) --log-dir $(RUN
 # With NAMES=1 every line says which cell it is from.
 SAY = $(if $(NAMES),2>&1 | awk '{ print "[$@] " $$0; fflush() }')
 
-.PHONY: demo test experiment clean $(CELLS) pseudo pseudo_of_noisy
+.PHONY: demo test experiment clean $(CELLS) pseudo pseudo_of_noisy images_named
 
 # Two cells at a time, a core for each: these networks are too small to keep two cores busy.
 demo: .venv/ready
@@ -44,12 +44,10 @@ test: .venv/ready
 experiment: $(CELLS)
 	$(PY) eval.py $(CELLS:%=$(RUNS)/%) --out $(FIGURES)
 
-teacher: .venv/ready
-	@test -n "$(IMAGES)" || { echo 'error: which images? make experiment IMAGES="photos/ rest" (rest needs ARGS="--num-labeled N")'; exit 1; }
+teacher: .venv/ready images_named
 	$(PY) cifar10_resnet50.py $(TRAIN) $(SAY)
 
-noisy_teacher: .venv/ready
-	@test -n "$(IMAGES)" || { echo 'error: which images? make experiment IMAGES="photos/ rest" (rest needs ARGS="--num-labeled N")'; exit 1; }
+noisy_teacher: .venv/ready images_named
 	$(PY) data_generator.py --pseudo none $(TRAIN) $(NOISE_ARGS) $(SAY)
 
 pseudo: teacher
@@ -66,6 +64,9 @@ student: pseudo
 
 student_of_noisy: pseudo_of_noisy
 	$(PY) data_generator.py --pseudo $(RUNS)/pseudo_of_noisy $(TRAIN) $(NOISE_ARGS) $(SAY)
+
+images_named:
+	@test -n "$(IMAGES)" || { echo 'error: which images? make experiment IMAGES="photos/ rest" (rest needs ARGS="--num-labeled N")'; exit 1; }
 
 .venv/ready: requirements.txt
 	$(PYTHON) -m venv .venv

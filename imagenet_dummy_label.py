@@ -39,6 +39,7 @@ import numpy as np
 
 BATCH = 256  # images the teacher looks at together
 LARGEST_MEMBER = 256 << 20  # bytes; what an archive claims beyond that is not unpacked
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError)  # what broken archives raise
 BINS = 1000  # of the histogram of confidences; it replaces the list of all confidences
 
 
@@ -64,7 +65,7 @@ def find_images(source, data=None):
         with zipfile.ZipFile(source) as archive:
             for member in sorted(archive.infolist(), key=lambda member: member.filename):
                 if not member.is_dir():
-                    yield member.filename, read_member(archive.open, member, member.file_size), member.compress_size
+                    yield member.filename, read_zipped(archive, member), member.compress_size
     else:
         with open(source, "rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as archive:
             before = 0
@@ -80,12 +81,15 @@ def read_member(open_member, member, size):
     """Bytes of an archive's member; nothing is ever written to disk."""
     if size > LARGEST_MEMBER:
         return step1.UserError(f"{size:,} bytes, more than {LARGEST_MEMBER:,}")
+    with open_member(member) as file:
+        return file.read(LARGEST_MEMBER)
+
+
+def read_zipped(archive, member):
+    """read_member, where a damaged member is one unreadable file: a zip can be read on behind it, a tar cannot."""
     try:
-        with open_member(member) as file:
-            return file.read(LARGEST_MEMBER)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, NotImplementedError) as error:
-        if isinstance(member, tarfile.TarInfo):
-            raise  # a damaged tar cannot be read any further; of a zip, this one member is lost: damaged, encrypted, ...
+        return read_member(archive.open, member, member.file_size)
+    except (*DAMAGED, RuntimeError, NotImplementedError) as error:  # the latter: encrypted, or packed by an unknown method
         return step1.UserError(str(error))
 
 
@@ -119,7 +123,7 @@ def check_source(source, data=None):
                 return sum(member.compress_size for member in archive.infolist())
         if tarfile.is_tarfile(source):
             return os.path.getsize(source)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, PermissionError) as error:
+    except (*DAMAGED, PermissionError) as error:
         raise step1.UserError(f"{source}: {error}") from error
     raise step1.UserError(f"{source}: neither a folder, nor a tar or zip archive")
 
@@ -447,14 +451,17 @@ def calibrate(teacher, data):
     return temperature
 
 
-def label_images(teacher, sources, data, temperature, threads=None):
+def label_images(teacher, sources, data, temperature, total_bytes, threads=None):
     """Decodes every image and lets the teacher look at it, without noise, a batch at a time.
+
+    Args:
+        total_bytes: of all sources, as check_source counts them, for the estimate of the time left.
 
     Yields: (source, path, pixels uint8 (32, 32, 3), raw (C,), soft (C,)), raw being the teacher's
         probabilities and soft those at `temperature`; or (source, path, UserError, None, None).
     """
     found = ((source, *image) for source in sources for image in all_of(source, data))
-    progress = Progress(sum(check_source(source, data) for source in sources))
+    progress = Progress(total_bytes)
     for batch in decoded_batches(found, threads):
         readable = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
         raw = teacher.predict_on_batch(np.stack(readable)) if readable else np.empty((0, 1))
@@ -469,7 +476,7 @@ def all_of(source, data):
     """find_images, where an archive that breaks off in the middle is one more unreadable file."""
     try:
         yield from find_images(source, data)
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError) as error:
+    except DAMAGED as error:
         yield "", step1.UserError(f"the archive is damaged from here on: {error}"), 0
 
 
@@ -538,7 +545,8 @@ def main(argv=None):
     unreadable, examples = 0, []
     with tempfile.TemporaryFile("w+", dir=out, newline="", encoding="utf-8", errors="surrogateescape") as rows:
         write_row = csv.writer(rows).writerow
-        for source, path, pixels, raw, soft in label_images(teacher, args.images, data, temperature, args.threads):
+        for source, path, pixels, raw, soft in label_images(
+                teacher, args.images, data, temperature, sum(sizes), args.threads):
             if soft is None:
                 unreadable += 1
                 examples += [f"{os.path.join(source, path)!r}: {pixels}"] if unreadable <= 5 else []
