@@ -1,9 +1,10 @@
 # make demo         the whole method on drawn pictures, in minutes, on the CPU
 # make test         the test suite
-# make experiment   all cells of the experiment, on any data:
-#                   make experiment DATA=cifar10 IMAGES="photos/ rest" SEED=0 ARGS="--num-labeled 4000 --recipe fast"
+# make experiment   all cells of the experiment, for every seed, on any data, and what they show:
+#                   make experiment DATA=cifar10 IMAGES="photos/ rest" SEEDS="0 1 2" ARGS="--num-labeled 4000 --recipe fast"
+#                   make experiment ... ABLATIONS="student_calibrated student_input_noise"       these too
 #
-# make clean        deletes .venv, the drawn data set, and ALL runs in logs/
+# make clean        deletes .venv, the drawn data sets, and ALL runs in logs/
 #
 # Each sets up .venv first, once. Whatever is interrupted goes on where it was when it is called again.
 
@@ -14,56 +15,109 @@ SHELL := bash
 
 DATA ?= cifar10
 IMAGES ?=
-SEED ?= 0
-# For every training; for the cells with noise; for labelling.
+SEEDS ?= 0
+# For every training; for the cells with noise; for labelling; for eval.py.
 ARGS ?=
 NOISE_ARGS ?=
 LABEL_ARGS ?=
-RUNS ?= logs/experiment/seed$(SEED)
-FIGURES ?= $(RUNS)/figures
+EVAL_ARGS ?=
+# The larger student: one step deeper than the others.
+LARGER ?= --depth 26
+LOGS ?= logs/experiment
+FIGURES ?= $(LOGS)/figures
 
-CELLS := teacher noisy_teacher student_without_noise student student_of_noisy
-# Every cell takes the same number of steps, so the article's early stopping is off.
+CELLS := teacher noisy_teacher student_without_noise student student_of_noisy second_generation larger_student
+ABLATIONS ?=
+# Known ablations, each a student with one thing changed:
+#   student_input_noise student_model_noise      RandAugment alone; stochastic depth and dropout alone
+#   student_article_noise                        the article's noise, whatever NOISE_ARGS says
+#   student_calibrated student_low_threshold student_hard student_unbalanced     other pseudo-labels
+#   student_of_rest student_of_photos            one pool alone: what `rest` holds, or what is not `rest`
+#   student_of_noisy_low                         the noisy teacher's, at the lower threshold
+
+# One seed is one call of make, with RUNS and SEED set. Every cell takes the same number of steps, so the article's
+# early stopping is off.
 TRAIN = --data $(DATA) --seed $(SEED) --early-stopping 0 $(ARGS) --log-dir $(RUNS)/$@
+LABEL = $(PY) imagenet_dummy_label.py $(POOL) $(LABEL_ARGS) $(LABEL_MORE) --out $(RUNS)/$@ --teacher $(RUNS)
+STUDENT = $(PY) data_generator.py $(TRAIN) $(NOISE) --pseudo $(RUNS)
+POOL = $(IMAGES)
+NOISE = $(NOISE_ARGS)
 # With NAMES=1 every line says which cell it is from.
-SAY = $(if $(NAMES),2>&1 | awk '{ print "[$@] " $$0; fflush() }')
+SAY = $(if $(NAMES),2>&1 | awk '{ print "[seed $(SEED) $@] " $$0; fflush() }')
 
-.PHONY: demo test experiment clean $(CELLS) pseudo pseudo_of_noisy images_named
+.PHONY: demo test experiment one_seed clean images_named $(CELLS) $(ABLATIONS)
 
 # Two cells at a time, a core for each: these networks are too small to keep two cores busy.
 demo: .venv/ready
 	$(PY) data/make_toy.py data/toy
 	CUDA_VISIBLE_DEVICES=-1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 OMP_NUM_THREADS=1 \
-	$(MAKE) -j2 experiment NAMES=1 DATA=data/toy IMAGES=data/toy/unlabeled RUNS=logs/demo FIGURES=figures/demo \
+	$(MAKE) -j2 experiment NAMES=1 DATA=data/toy IMAGES=data/toy/unlabeled LOGS=logs/demo FIGURES=figures/demo \
+	    CELLS="teacher noisy_teacher student_without_noise student student_of_noisy" \
 	    ARGS="--recipe fast --depth 14 --width 0.0625 --batch-size 32 --epochs 10 --steps-per-epoch 28 --learning-rate 0.006" \
 	    NOISE_ARGS="--dropout 0.1 --augment-ops 1 --augment-magnitude 5" LABEL_ARGS="--truth data/toy/truth.csv"
 
 test: .venv/ready
 	$(PY) -m pytest -q tests
 
-experiment: $(CELLS)
-	$(PY) eval.py $(CELLS:%=$(RUNS)/%) --out $(FIGURES)
+experiment: .venv/ready images_named
+	for seed in $(SEEDS); do $(MAKE) one_seed SEED=$$seed RUNS=$(LOGS)/seed$$seed; done
+	$(PY) eval.py $(SEEDS:%=$(LOGS)/seed%) --out $(FIGURES) $(EVAL_ARGS)
 
-teacher: .venv/ready images_named
+one_seed: $(CELLS) $(ABLATIONS)
+
+teacher:
 	$(PY) cifar10_resnet50.py $(TRAIN) $(SAY)
 
-noisy_teacher: .venv/ready images_named
-	$(PY) data_generator.py --pseudo none $(TRAIN) $(NOISE_ARGS) $(SAY)
+noisy_teacher:
+	$(PY) data_generator.py --pseudo none $(TRAIN) $(NOISE) $(SAY)
 
-pseudo: teacher
-	$(PY) imagenet_dummy_label.py $(IMAGES) $(LABEL_ARGS) --teacher $(RUNS)/teacher --out $(RUNS)/pseudo $(SAY)
+pseudo pseudo_calibrated pseudo_low_threshold pseudo_hard pseudo_unbalanced pseudo_rest pseudo_photos: teacher
+	$(LABEL)/teacher $(SAY)
 
-pseudo_of_noisy: noisy_teacher
-	$(PY) imagenet_dummy_label.py $(IMAGES) $(LABEL_ARGS) --teacher $(RUNS)/noisy_teacher --out $(RUNS)/pseudo_of_noisy $(SAY)
+pseudo_of_noisy pseudo_of_noisy_low: noisy_teacher
+	$(LABEL)/noisy_teacher $(SAY)
+
+pseudo_of_student: student
+	$(LABEL)/student $(SAY)
 
 student_without_noise: pseudo
-	$(PY) data_generator.py --pseudo $(RUNS)/pseudo --noise none $(TRAIN) $(SAY)
+	$(STUDENT)/pseudo --noise none $(SAY)
 
-student: pseudo
-	$(PY) data_generator.py --pseudo $(RUNS)/pseudo $(TRAIN) $(NOISE_ARGS) $(SAY)
+student student_article_noise: pseudo
+	$(STUDENT)/pseudo $(SAY)
 
 student_of_noisy: pseudo_of_noisy
-	$(PY) data_generator.py --pseudo $(RUNS)/pseudo_of_noisy $(TRAIN) $(NOISE_ARGS) $(SAY)
+	$(STUDENT)/pseudo_of_noisy $(SAY)
+
+second_generation: pseudo_of_student
+	$(STUDENT)/pseudo_of_student $(SAY)
+
+larger_student: pseudo
+	$(STUDENT)/pseudo $(LARGER) $(SAY)
+
+student_input_noise: pseudo
+	$(STUDENT)/pseudo --noise input $(SAY)
+
+student_model_noise: pseudo
+	$(STUDENT)/pseudo --noise model $(SAY)
+
+# student_calibrated learns from pseudo_calibrated, and so on.
+student_calibrated student_low_threshold student_hard student_unbalanced: student_%: pseudo_%
+	$(STUDENT)/$< $(SAY)
+
+student_of_rest student_of_photos: student_of_%: pseudo_%
+	$(STUDENT)/$< $(SAY)
+
+student_of_noisy_low: pseudo_of_noisy_low
+	$(STUDENT)/$< $(SAY)
+
+student_article_noise: NOISE =
+pseudo_calibrated: LABEL_MORE = --calibrate
+pseudo_low_threshold pseudo_of_noisy_low: LABEL_MORE = --threshold 0.3
+pseudo_hard: LABEL_MORE = --hard
+pseudo_unbalanced: LABEL_MORE = --no-balance
+pseudo_rest: POOL = rest
+pseudo_photos: POOL = $(filter-out rest,$(IMAGES))
 
 images_named:
 	@test -n "$(IMAGES)" || { echo 'error: which images? make experiment IMAGES="photos/ rest" (rest needs ARGS="--num-labeled N")'; exit 1; }
@@ -74,4 +128,4 @@ images_named:
 	touch $@
 
 clean:
-	rm -rf .venv logs figures data/toy
+	rm -rf .venv logs figures data/toy data/toy-corrupted

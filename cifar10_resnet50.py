@@ -7,7 +7,8 @@ Trains a network on the labelled images alone, without any noise: the teacher.
 
 Reads   a data set: the word cifar10, or a folder train/<class>/*, test/<class>/* of images
 Writes  logs/teacher/   model.keras (final weights), best.keras (best on the validation images),
-                        history.csv, run.json, split.npz, backup/ (to resume from)
+                        history.csv, run.json, split.npz, backup/ (to resume from), predictions.npz
+                        (what it says about the validation and test images, for step 5)
 
 Kill it whenever you like: the same command goes on after the last finished epoch.
 """
@@ -539,18 +540,40 @@ class Recorder(keras.callbacks.Callback):
             old.unlink()
 
 
-def my_eval(model, x, t, batch_size=256):
+def my_eval(model, x, t, probabilities=None):
     """Prints and returns plain cross-entropy (nats per image, no L2 term) and accuracy (0..1), article step 1.
 
     Article: its loss is model.evaluate's, which adds the L2 term of the shortcuts.
 
     Args:
         x: uint8 (N, 32, 32, 3). t: one-hot or soft labels, (N, C).
+        probabilities: what the model says about x, (N, C), where that is known already.
     """
-    loss, accuracy = score(model.predict(x, batch_size=batch_size, verbose=0), t)
+    loss, accuracy = score(predict(model, x) if probabilities is None else probabilities, t)
     print(f"loss: {loss:.4f}")
     print(f"acc: {accuracy:.4f}")
     return loss, accuracy
+
+
+def predict(model, x):
+    """uint8 (N, 32, 32, 3) -> the network's probabilities, float32 (N, C)."""
+    return model.predict(x, batch_size=256, verbose=0)
+
+
+def save_predictions(log_dir, model, data):
+    """Runs the network on the images it was not trained on, and keeps what it says in predictions.npz.
+
+    Returns: {"test": float32 (N, C), "validation": float32 (V, C), "made_from": sha256 of network and data}.
+    """
+    predictions = {"test": predict(model, data.x_test), "validation": predict(model, data.validation()[0]),
+                   "made_from": predictions_key(sha256(pathlib.Path(log_dir) / "model.keras"), data.lineage())}
+    with whole_file(pathlib.Path(log_dir) / "predictions.npz") as path, open(path, "wb") as file:
+        np.savez_compressed(file, **predictions)
+    return predictions
+
+
+def predictions_key(model_sha256, made_from):
+    return sha256(*(text.encode() for text in (model_sha256, made_from["data_sha256"], made_from["split_sha256"])))
 
 
 def score(probabilities, t):
@@ -655,7 +678,9 @@ def begin_training(log_dir, script, settings, made_from, data):
 
 
 def finish_training(log_dir, record, recorder, data, test_loss, test_accuracy, cell):
-    """finish_run for a network. `cell` says which of the experiment's cells it is: its noise, and its teacher's cell."""
+    """finish_run for a network. `cell` says which of the experiment's cells it is: its noise, its teacher's cell,
+    how that teacher's labels were chosen, and here the size of the network."""
+    cell |= {key: record["arguments"][key] for key in ("depth", "width")}
     finish_run(log_dir, record, cell=cell, class_names=data.class_names, test_loss=test_loss, test_accuracy=test_accuracy,
                steps=recorder.epoch * record["arguments"]["steps_per_epoch"], wall_seconds=round(recorder.seconds, 1),
                model_sha256=sha256(pathlib.Path(log_dir) / "model.keras"))
@@ -793,8 +818,9 @@ def main(argv=None):
     recorder = train(model, batches, data.validation(), args.log_dir, **settings)
 
     # What the teacher knows: the test set is read here, once
-    loss, accuracy = my_eval(model, data.x_test, data.one_hot(data.y_test))
-    finish_training(args.log_dir, record, recorder, data, loss, accuracy, cell={"noise": "none", "pseudo": None})
+    predictions = save_predictions(args.log_dir, model, data)
+    loss, accuracy = my_eval(model, data.x_test, data.one_hot(data.y_test), predictions["test"])
+    finish_training(args.log_dir, record, recorder, data, loss, accuracy, cell={"noise": "none", "pseudo": None, "labelling": None})
 
 
 if __name__ == "__main__":

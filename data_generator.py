@@ -133,7 +133,7 @@ def main(argv=None):
     # The data: labelled images, and the teacher's
     data = step1.load_data(args.data, args.num_labeled, args.validation, args.seed)
     step1.describe(data)
-    settings, made_from, cell = step1.fill_in(args, data), data.lineage(), {"noise": args.noise, "pseudo": None}
+    settings, made_from, cell = step1.fill_in(args, data), data.lineage(), {"noise": args.noise, "pseudo": None, "labelling": None}
     x_train = JoinedRows((data.x, data.train))
     y_train = JoinedRows((data.one_hot(data.y), data.train))
     if args.pseudo != "none":
@@ -141,7 +141,7 @@ def main(argv=None):
         refuse_overlap(pseudo.x, data)
         x_train = JoinedRows((data.x, data.train), (pseudo.x, pseudo.index))
         y_train = JoinedRows((data.one_hot(data.y), data.train), (pseudo.y, pseudo.index))
-        cell["pseudo"] = pseudo.record["teacher_cell"]
+        cell |= {"pseudo": pseudo.record["teacher_cell"], "labelling": pseudo.record["arguments"]}
         made_from |= {"pseudo_sha256": step1.sha256(*(pathlib.Path(args.pseudo) / f"{name}.npy" for name in ("x", "y", "index"))),
                       "pseudo_of": pseudo.record["made_from"]["teacher_sha256"]}
         print(f"{args.pseudo}: {len(pseudo.x):,} images with pseudo-labels, {len(pseudo.index):,} after balancing")
@@ -167,7 +167,8 @@ def main(argv=None):
     recorder = step1.train(student, batches, data.validation(), args.log_dir, **settings)
 
     # What the student knows: the test set is read here, once
-    loss, accuracy = step1.my_eval(student, data.x_test, data.one_hot(data.y_test))
+    predictions = step1.save_predictions(args.log_dir, student, data)
+    loss, accuracy = step1.my_eval(student, data.x_test, data.one_hot(data.y_test), predictions["test"])
     step1.finish_training(args.log_dir, record, recorder, data, loss, accuracy, cell)
 
 

@@ -10,7 +10,7 @@ the largest by repetition.
 
 Reads   logs/teacher/ (step 1) and images of any size, format and mode
 Writes  logs/pseudo/   x.npy (kept images), y.npy (their soft labels), index.npy (the balanced draw),
-                       images.csv (every image seen, and what became of it), run.json,
+                       images.csv (every image seen, what became of it, and the truth where known), run.json,
                        montage.png and confidence.png to look at
 """
 
@@ -289,6 +289,11 @@ def true_class(truth, source, path):
     return None
 
 
+def truth_name(label, class_names):
+    """What images.csv says of a true class: its name, "none of these", or nothing where it is not known."""
+    return "" if label is None else class_names[label] if label >= 0 else "none of these"
+
+
 class Audit:
     """Counts how right the labels are. It only ever looks on: nothing here decides what is kept."""
 
@@ -485,11 +490,11 @@ def write_rows(path, rows, kept):
     rows.seek(0)
     with step1.whole_file(path) as beside, open(beside, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
-        writer.writerow(["source", "path", "label", "confidence", "status", "reason"])
-        for source, path, label, confidence, status, reason in csv.reader(rows):
+        writer.writerow(["source", "path", "label", "confidence", "status", "reason", "truth"])
+        for source, path, label, confidence, status, reason, truth in csv.reader(rows):
             if status == "kept" and (source, path) not in kept:
                 status = "over the cap"
-            writer.writerow([source, path, label, confidence, status, reason])
+            writer.writerow([source, path, label, confidence, status, reason, truth])
 
 
 def print_classes(class_names, hard, index, audit):
@@ -550,14 +555,14 @@ def main(argv=None):
             if soft is None:
                 unreadable += 1
                 examples += [f"{os.path.join(source, path)!r}: {pixels}"] if unreadable <= 5 else []
-                write_row([source, path, "", "", "unreadable", str(pixels)])
+                write_row([source, path, "", "", "unreadable", str(pixels), ""])
                 continue
             label, confidence = selection.add(source, path, pixels, soft)
             true = true_class(truth, source, path)
             uncalibrated.add(label, true, bool(raw.max() > args.threshold))
             above.add(label, true, confidence > args.threshold)
             status = "kept" if confidence > args.threshold else "below threshold"
-            write_row([source, path, class_names[label], repr(confidence), status, ""])
+            write_row([source, path, class_names[label], repr(confidence), status, "", truth_name(true, class_names)])
         kept, seen = selection.kept(), int(selection.histogram.sum())
         if unreadable:
             print(f"warning: {unreadable} of {unreadable + seen:,} files are not readable images (images.csv names all):",
