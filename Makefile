@@ -1,4 +1,5 @@
 # make demo         the whole method on drawn pictures, in minutes, on the CPU
+# make demo_all     the same with a second generation, a larger student, corrupted and attacked images: a quarter of an hour
 # make test         the test suite
 # make experiment   all cells of the experiment, for every seed, on any data, and what they show:
 #                   make experiment DATA=cifar10 IMAGES="photos/ rest" SEEDS="0 1 2" ARGS="--num-labeled 4000 --recipe fast"
@@ -45,16 +46,25 @@ NOISE = $(NOISE_ARGS)
 # With NAMES=1 every line says which cell it is from.
 SAY = $(if $(NAMES),2>&1 | awk '{ print "[seed $(SEED) $@] " $$0; fflush() }')
 
-.PHONY: demo test experiment one_seed clean images_named $(CELLS) $(ABLATIONS)
+.PHONY: demo demo_all test experiment one_seed clean images_named $(CELLS) $(ABLATIONS)
 
 # Two cells at a time, a core for each: these networks are too small to keep two cores busy.
-demo: .venv/ready
-	$(PY) data/make_toy.py data/toy
-	CUDA_VISIBLE_DEVICES=-1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 OMP_NUM_THREADS=1 \
+TOY := CUDA_VISIBLE_DEVICES=-1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 OMP_NUM_THREADS=1 \
 	$(MAKE) -j2 experiment NAMES=1 DATA=data/toy IMAGES=data/toy/unlabeled LOGS=logs/demo FIGURES=figures/demo \
-	    CELLS="teacher noisy_teacher student_without_noise student student_of_noisy" \
 	    ARGS="--recipe fast --depth 14 --width 0.0625 --batch-size 32 --epochs 10 --steps-per-epoch 28 --learning-rate 0.006" \
 	    NOISE_ARGS="--dropout 0.1 --augment-ops 1 --augment-magnitude 5" LABEL_ARGS="--truth data/toy/truth.csv"
+
+demo: data/toy/truth.csv
+	$(TOY) CELLS="teacher noisy_teacher student_without_noise student student_of_noisy" EVAL_ARGS="--report figures/demo/report.html"
+
+demo_all: data/toy/truth.csv data/toy-corrupted/labels.npy
+	$(TOY) EVAL_ARGS="--report figures/demo/report.html --corrupted data/toy-corrupted --adversarial --robust-images 200"
+
+data/toy/truth.csv: .venv/ready
+	$(PY) data/make_toy.py data/toy
+
+data/toy-corrupted/labels.npy: data/toy/truth.csv
+	$(PY) data/make_corrupted.py data/toy data/toy-corrupted --images 200
 
 test: .venv/ready
 	$(PY) -m pytest -q tests
@@ -128,4 +138,4 @@ images_named:
 	touch $@
 
 clean:
-	rm -rf .venv logs figures data/toy data/toy-corrupted
+	rm -rf .venv logs figures data/toy data/*-corrupted

@@ -150,25 +150,34 @@ def load_folder(folder):
         if class_names[part] != class_names["train"] or len(class_names[part]) < 2:
             raise UserError(f"{folder}: classes are the folders in train/ and test/, at least two and the same in both; "
                             f"{part}/ has {class_names[part]}")
-        paths, labels = [], []
-        for label, class_name in enumerate(class_names[part]):
-            files = sorted(path for path in (folder / part / class_name).rglob("*") if not path.is_dir())
-            paths += files
-            labels += [label] * len(files)
-        images, unreadable = read_images(paths)
-        if unreadable:
-            print(f"warning: {len(unreadable)} files in {folder / part} are not readable images and are left out:")
-            for path, reason in unreadable[:5]:
-                print(f"  {str(path)!r}: {reason}")
-        skipped = {path for path, _ in unreadable}
-        kept = [i for i, path in enumerate(paths) if path not in skipped]
-        labels = np.array(labels, dtype=np.int64)[kept]
-        missing = [name for label, name in enumerate(class_names[part]) if label not in labels]
-        if missing:
-            raise UserError(f"{folder / part}: no readable image of {', '.join(missing)}")
-        arrays += [images, labels, [paths[i].relative_to(folder).as_posix() for i in kept]]
+        images, labels, paths = read_classes(folder / part, class_names[part])
+        arrays += [images, labels, [path.relative_to(folder).as_posix() for path in paths]]
     x, y, names, x_test, y_test, _ = arrays
     return Dataset(str(folder), class_names["train"], x, y, names, x_test, y_test)
+
+
+def read_classes(folder, class_names):
+    """All images of <folder>/<class>/*: uint8 (N, 32, 32, 3), int64 (N,), and their N paths.
+
+    Raises: UserError where a class has no readable image.
+    """
+    paths, labels = [], []
+    for label, class_name in enumerate(class_names):
+        files = sorted(path for path in (folder / class_name).rglob("*") if not path.is_dir())
+        paths += files
+        labels += [label] * len(files)
+    images, unreadable = read_images(paths)
+    if unreadable:
+        print(f"warning: {len(unreadable)} files in {folder} are not readable images and are left out:")
+        for path, reason in unreadable[:5]:
+            print(f"  {str(path)!r}: {reason}")
+    skipped = {path for path, _ in unreadable}
+    kept = [i for i, path in enumerate(paths) if path not in skipped]
+    labels = np.array(labels, dtype=np.int64)[kept]
+    missing = [name for label, name in enumerate(class_names) if label not in labels]
+    if missing:
+        raise UserError(f"{folder}: no readable image of {', '.join(missing)}")
+    return images, labels, [paths[i] for i in kept]
 
 
 def read_images(paths):
@@ -397,7 +406,7 @@ def shuffled_batches(x, y, batch_size, seed=0, first_batch=0):
 
 
 def prepare_backend(seed):
-    """Seeds everything. This function and the next are the only lines that know which backend runs."""
+    """Seeds everything. This function and the next two are the only lines that know which backend runs."""
     keras.utils.set_random_seed(seed)
     if keras.backend.backend() == "tensorflow":
         import tensorflow
@@ -418,6 +427,36 @@ def jit_where_it_pays():
 
         return bool(tensorflow.config.list_physical_devices("GPU"))
     return "auto"
+
+
+def loss_gradient(network, x, t):
+    """The gradient of each image's cross-entropy with respect to its pixels.
+
+    Args:
+        network: keras.Model, float (N, 32, 32, 3) -> logits (N, C). x: (N, 32, 32, 3). t: (N, C).
+
+    Returns: float32 (N, 32, 32, 3), NumPy.
+    """
+    def loss(images):
+        return keras.ops.sum(keras.losses.categorical_crossentropy(t, network(images, training=False), from_logits=True))
+
+    backend, x = keras.backend.backend(), keras.ops.convert_to_tensor(x, dtype="float32")
+    if backend == "tensorflow":
+        import tensorflow
+
+        with tensorflow.GradientTape() as tape:
+            tape.watch(x)
+            value = loss(x)
+        gradient = tape.gradient(value, x)
+    elif backend == "jax":
+        import jax
+
+        gradient = jax.grad(loss)(x)
+    else:
+        x.requires_grad_(True)
+        loss(x).backward()
+        gradient = x.grad
+    return keras.ops.convert_to_numpy(gradient)
 
 
 def train(model, batches, held_out, log_dir, *, recipe, batch_size, epochs, steps_per_epoch, learning_rate,

@@ -11,7 +11,7 @@ the largest by repetition.
 Reads   logs/teacher/ (step 1) and images of any size, format and mode
 Writes  logs/pseudo/   x.npy (kept images), y.npy (their soft labels), index.npy (the balanced draw),
                        images.csv (every image seen, what became of it, and the truth where known), run.json,
-                       montage.png and confidence.png to look at
+                       montage.png, confidence.png and (with --truth) mistakes.png to look at
 """
 
 import argparse
@@ -364,25 +364,32 @@ def load_pseudo(folder, data):
 # --- pictures ------------------------------------------------------------------------------------
 
 
-def draw_montage(kept, truths, class_names, path, columns=12):
-    """A row per class, from the most to the least confident of those kept; wrong ones are framed."""
+def draw_montage(kept, truths, class_names, path, mistakes=False, columns=12):
+    """A row per class, from the most to the least confident of those kept; wrong ones are framed.
+
+    With mistakes, only the wrong ones, the most confident of them, each under what it really is.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(columns * 0.85 + 1, len(class_names) * 1.05), layout="constrained")
     grid = figure.subplots(len(class_names), columns, squeeze=False)
     labels = np.array([candidate.soft.argmax() for candidate in kept])
+    wrong = np.array([truth is not None and truth != label for truth, label in zip(truths, labels)])
     for c, name in enumerate(class_names):
-        members = np.flatnonzero(labels == c)
-        chosen = members[np.linspace(0, len(members) - 1, min(columns, len(members))).round().astype(int)]
+        members = np.flatnonzero((labels == c) & (wrong if mistakes else True))
+        spaced = np.linspace(0, len(members) - 1, min(columns, len(members))).round().astype(int)
+        chosen = members[:columns] if mistakes else members[spaced]
         grid[c, 0].set_ylabel(f"{name}\n{len(members):,}", rotation=0, ha="right", va="center", fontsize=9)
         for axes, i in itertools.zip_longest(grid[c], chosen):
             axes.set(xticks=[], yticks=[])
-            wrong = i is not None and truths[i] is not None and truths[i] != c
-            axes.spines[:].set(visible=wrong, color="#d55e00", linewidth=3)
+            axes.spines[:].set(visible=i is not None and wrong[i], color="#d55e00", linewidth=3)
             if i is not None:
                 axes.imshow(kept[i].pixels)
-                axes.set_title(f"{-kept[i].rank[0]:.3f}", fontsize=8, pad=3, color="#d55e00" if wrong else "black")
-    if any(truth is not None for truth in truths):
+                says = truth_name(truths[i], class_names).replace(" of these", "") if mistakes else f"{-kept[i].rank[0]:.3f}"
+                axes.set_title(says, fontsize=8, pad=3, color="#d55e00" if wrong[i] else "black")
+    if mistakes:
+        figure.supxlabel("kept and wrong, the most confident first; left: what the teacher takes them for; above: what they are", fontsize=9)
+    elif any(truth is not None for truth in truths):
         figure.supxlabel("kept, by confidence; framed: wrong, as far as the truth is known", fontsize=9)
     with step1.whole_file(path) as beside:
         figure.savefig(beside, dpi=100)
@@ -598,14 +605,18 @@ def main(argv=None):
     for name, array in arrays.items():
         with step1.whole_file(out / f"{name}.npy") as path, open(path, "wb") as file:
             np.save(file, array, allow_pickle=False)
-    draw_montage(kept, truths, class_names, out / "montage.png")
-    draw_confidence(selection.histogram, args.threshold, out / "confidence.png")
+    pictures = [out / "montage.png", out / "confidence.png"]
+    draw_montage(kept, truths, class_names, pictures[0])
+    draw_confidence(selection.histogram, args.threshold, pictures[1])
+    if any(truth is not None for truth in truths):
+        pictures.append(out / "mistakes.png")
+        draw_montage(kept, truths, class_names, pictures[2], mistakes=True)
     step1.finish_run(
         out, record, seen=seen, unreadable=unreadable, kept=len(kept), balanced=len(index), temperature=temperature,
         class_names=class_names, kept_per_class=np.bincount(hard, minlength=len(class_names)).tolist(),
         audit={"uncalibrated": uncalibrated.summary(), "above_threshold": above.summary(), "kept": chosen.summary()},
         teacher_cell=made_by["cell"], sha256={name: step1.sha256(out / f"{name}.npy") for name in arrays})
-    print(f"pictures: {out / 'montage.png'}, {out / 'confidence.png'}")
+    print(f"pictures: {', '.join(map(str, pictures))}")
 
 
 if __name__ == "__main__":

@@ -206,7 +206,8 @@ def test_what_it_leaves_behind(pseudo, teacher, toy):
         assert (np.diff(read.y[hard == c].max(axis=1)) <= 0).all()  # the most confident first
     rows = list(csv.DictReader(open(pseudo / "images.csv", newline="")))
     assert len(rows) == 100 and {row["status"] for row in rows} == {"kept"} and {row["source"] for row in rows} == {str(toy / "unlabeled"), "rest"}
-    assert {path.name for path in pseudo.iterdir()} == {"x.npy", "y.npy", "index.npy", "images.csv", "run.json", "montage.png", "confidence.png"}
+    assert {path.name for path in pseudo.iterdir()} == {"x.npy", "y.npy", "index.npy", "images.csv", "run.json", "montage.png", "confidence.png",
+                                                        "mistakes.png"}
     record = step1.read_json(pseudo / "run.json")
     assert record["audit"]["kept"]["truth_known"] == 100 and record["temperature"] != 1
 
@@ -229,9 +230,12 @@ def test_truth_and_order_and_threads_change_nothing_that_is_kept(teacher, toy, t
     for i, extra in enumerate((["--truth", str(toy / "truth.csv")], ["--truth", str(tmp_path / "permuted.csv"), "--threads", "1"], ["--threads", "5"])):
         out = tmp_path / f"p{i}"
         step2.main([str(pool), "--teacher", str(teacher), "--threshold", "0.1", "--per-class-cap", "4", "--out", str(out), *extra])
-        kept.append([step1.sha256(out / name) for name in ("x.npy", "y.npy", "index.npy", "images.csv")])
+        rows = list(csv.DictReader(open(out / "images.csv", newline="")))
+        truths = [row.pop("truth") for row in rows]
+        assert any(truths) == ("--truth" in extra) and {"none of these", ""} > set(truths) - set(labels)
+        kept.append([rows, *(step1.sha256(out / name) for name in ("x.npy", "y.npy", "index.npy"))])
     assert kept[0] == kept[1] == kept[2]
-    statuses = [row["status"] for row in csv.DictReader(open(tmp_path / "p0" / "images.csv", newline=""))]
+    statuses = [row["status"] for row in rows]
     assert "over the cap" in statuses and statuses.count("kept") == len(np.load(tmp_path / "p0" / "x.npy"))
 
 

@@ -23,14 +23,14 @@ def test_students_and_their_table(toy, teacher, pseudo, tmp_path, capsys):
     balanced = len(np.load(pseudo / "index.npy"))
     assert f"100 images with pseudo-labels, {balanced} after balancing" in out and f"over {72 + balanced} images" in out
     record = step1.read_json(tmp_path / "student" / "run.json")
-    assert record["cell"] == {"noise": "all", "pseudo": {"noise": "none", "pseudo": None}}
+    assert step5.cell_key(record["cell"]) == step5.STUDENT and record["cell"]["labelling"]["calibrate"]
     assert record["steps"] == step1.read_json(teacher / "run.json")["steps"]  # matched
     assert record["made_from"]["pseudo_of"] == step1.read_json(teacher / "run.json")["model_sha256"]
     model, _ = step1.load_model(tmp_path / "student")
     assert [layer.rate for layer in model.layers if layer.name == "dropout"] == [0.5]
 
-    rows, _, _ = step5.evaluate([teacher, tmp_path / "student"])
-    assert [row["cell"] for row in rows] == ["teacher: labels alone, no noise", "student: pseudo-labels, noise"]
+    runs, _ = step5.load_runs(step5.find_runs([teacher, tmp_path / "student"])[0])
+    assert [cell.name for cell in step5.group(runs)] == ["teacher: labels alone, no noise", "student: pseudo-labels, noise"]
     with pytest.raises(step1.UserError, match="choice of labelled images"):
         step4.main([*common, "--seed", "1", "--pseudo", str(pseudo), "--log-dir", str(tmp_path / "x")])
     with pytest.raises(step1.UserError, match="Run first: python imagenet_dummy_label.py"):
@@ -71,12 +71,12 @@ def test_matched_steps_do_not_grow_with_pseudo_labels(toy):
 
 
 def test_importing_in_an_empty_folder_does_nothing_and_prints_nothing(tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {', '.join(SCRIPTS)}"
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {', '.join([*SCRIPTS, 'report', 'robustness'])}"
     result = subprocess.run([sys.executable, "-B", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "") and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS, "data/make_toy"])
+@pytest.mark.parametrize("script", [*SCRIPTS, "data/make_toy", "data/make_corrupted"])
 def test_every_script_explains_itself(script, capsys):
     import importlib
 
