@@ -22,8 +22,9 @@ ARGS ?=
 NOISE_ARGS ?=
 LABEL_ARGS ?=
 EVAL_ARGS ?=
-# The larger student: one step deeper than the others.
-LARGER ?= --depth 26
+# The larger student: one step of --depth (14, 26, 50, 101, 152) above the others.
+LARGER ?= --depth $(or $(if $(findstring --depth 14,$(ARGS)),26),$(if $(findstring --depth 26,$(ARGS)),50),$\
+                       $(if $(findstring --depth 101,$(ARGS)),152),101)
 LOGS ?= logs/experiment
 FIGURES ?= $(LOGS)/figures
 

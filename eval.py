@@ -400,7 +400,7 @@ def measure_robustness(cells, data, args):
     """Fills run.tests of the runs asked for, with what robustness.py measures."""
     tests = {}  # what is measured: (its file in the run's folder, what it was measured on, measure(model))
     if args.corrupted:
-        corrupted = robustness.load_corrupted(args.corrupted, data.num_classes, args.robust_images)
+        corrupted = robustness.load_corrupted(args.corrupted, data.y_test, data.num_classes, args.robust_images)
         tests["corrupted"] = "corrupted", corrupted.fingerprint, lambda model: robustness.corruption_errors(model, corrupted)
     if args.adversarial:
         rows = robustness.evenly_spaced(len(data.y_test), args.robust_images or ADVERSARIAL_IMAGES)
@@ -418,6 +418,9 @@ def measure_robustness(cells, data, args):
         for name, (file, key, measure) in tests.items():
             run.tests[name] = robustness.remembered(run.folder, file, f"{run.record['model_sha256']} {key}",
                                                     lambda measure=measure, network=network: measure(network()))
+        if args.corrupted:  # beside the errors: that on the same images, clean
+            clean = None if corrupted.clean_rows is None else 1 - float(run.right[corrupted.clean_rows].mean())
+            run.tests["corrupted"] = {"clean": clean, "errors": run.tests["corrupted"]}
         left = (time.monotonic() - started) * (len(runs) / done - 1)
         print(f"robustness: {done} of {len(runs)} runs, {left:.0f} s left", flush=True)
 
@@ -576,9 +579,13 @@ def robustness_table(cells):
     columns, like = {}, robustness.LIKE_RANDAUGMENT
     tests = {name: run.tests[name] for cell in cells for run in cell.runs.values() for name in run.tests}
     if "corrupted" in tests:
-        columns["mean corruption error"] = lambda run: robustness.mean_corruption_error(run.tests["corrupted"])
-        if 0 < len(set(tests["corrupted"]) & set(like)) < len(tests["corrupted"]):
-            columns["of those unlike RandAugment"] = lambda run: robustness.mean_corruption_error(run.tests["corrupted"], like)
+        errors = tests["corrupted"]["errors"]
+        if tests["corrupted"]["clean"] is not None:
+            columns["error, clean"] = lambda run: run.tests["corrupted"]["clean"]
+        columns["mean corruption error"] = lambda run: robustness.mean_corruption_error(run.tests["corrupted"]["errors"])
+        if 0 < len(set(errors) & set(like)) < len(errors):
+            columns["of those unlike RandAugment"] = (
+                lambda run: robustness.mean_corruption_error(run.tests["corrupted"]["errors"], like))
     if "adversarial" in tests:
         for i, epsilon in enumerate(robustness.EPSILONS):
             columns[f"FGSM {epsilon}/255"] = lambda run, i=i: run.tests["adversarial"]["fgsm"][i]

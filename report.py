@@ -192,16 +192,18 @@ def draw_robustness(cells, path):
             if not tests:
                 continue
             if kind == "corrupted":
-                clean = 1 - cell.mean(lambda run: run.accuracy)[0]
-                by_severity = np.mean([list(test.values()) for test in tests], axis=(0, 1))
-                axes.plot(range(robustness.SEVERITIES + 1), 100 * np.array([clean, *by_severity]), label=cell.name, **style(i))
+                by_severity = [np.mean([list(test["errors"].values()) for test in tests], axis=(0, 1))]
+                if tests[0]["clean"] is not None:
+                    by_severity.insert(0, [np.mean([test["clean"] for test in tests])])
+                curve = 100 * np.concatenate(by_severity)
+                axes.plot(range(robustness.SEVERITIES + 1)[-len(curve):], curve, label=cell.name, **style(i))
             else:
                 clean, curve = np.mean([test["clean"] for test in tests]), np.mean([test["fgsm"] for test in tests], axis=0)
                 axes.plot(range(len(curve) + 1), 100 * np.array([clean, *curve]), label=cell.name, **style(i))
                 axes.plot(robustness.EPSILONS.index(robustness.PGD_EPSILON) + 1, 100 * np.mean([test["pgd"] for test in tests]), "x",
                           color=COLOURS[i % 8], markersize=10, markeredgewidth=2)
         if kind == "corrupted":
-            axes.set(xlabel="severity of corruption (0: all test images, clean)", ylabel="error, mean over corruptions, %")
+            axes.set(xlabel="severity of corruption (0: the same images, clean)", ylabel="error, mean over corruptions, %")
         else:
             axes.set(xlabel="FGSM: how far each pixel may move, of 255 (x: PGD)", ylabel="accuracy, %", ylim=(0, None))
             axes.set_xticks(range(len(robustness.EPSILONS) + 1), [0, *robustness.EPSILONS])
@@ -212,9 +214,9 @@ def draw_robustness(cells, path):
 def draw_corruptions(cells, path):
     """Error of every cell under every corruption, mean over severities and seeds."""
     cells = [cell for cell in cells if any("corrupted" in run.tests for run in cell.runs.values())]
-    names = list(next(run.tests["corrupted"] for run in cells[0].runs.values()))
-    errors = 100 * np.array([[np.mean([run.tests["corrupted"][name] for run in cell.runs.values() if run.tests]) for name in names]
-                             for cell in cells])
+    tests = [[run.tests["corrupted"]["errors"] for run in cell.runs.values() if run.tests] for cell in cells]
+    names = list(tests[0][0])
+    errors = 100 * np.array([[np.mean([test[name] for test in of_cell]) for name in names] for of_cell in tests])
     figure, (axes,) = new_figure(10, 2.4 + 0.42 * len(cells))
     axes.imshow(errors, cmap="Oranges", aspect="auto", vmin=errors.min() - 5)
     axes.grid(visible=False)

@@ -38,13 +38,15 @@ class Corrupted:
     images: dict
     y: np.ndarray
     rows: np.ndarray  # int (M,): which of the N images of each severity to look at
+    clean_rows: np.ndarray  # int (M,): which test images these are; None where that cannot be told
     fingerprint: str
 
 
-def load_corrupted(folder, num_classes, limit=None):
+def load_corrupted(folder, y_test, num_classes, limit=None):
     """Opens a folder of <corruption>.npy and labels.npy. Raises: UserError where it is not one.
 
     Args:
+        y_test: int (T,), the classes of the clean test images.
         limit: look at so many of each severity's images, evenly spaced; default, at all.
     """
     folder = pathlib.Path(folder)
@@ -65,10 +67,13 @@ def load_corrupted(folder, num_classes, limit=None):
         if x.shape != (len(y), step1.IMAGE_SIZE, step1.IMAGE_SIZE, 3) or x.dtype != np.uint8:
             raise step1.UserError(f"{folder / f'{name}.npy'}: uint8 ({len(y)}, 32, 32, 3) is expected, as labels.npy has it, "
                                   f"got {x.dtype} {x.shape}")
-    rows = evenly_spaced(len(y) // SEVERITIES, limit)
+    n = len(y) // SEVERITIES
+    rows = evenly_spaced(n, limit)
+    index = read_array(folder / "index.npy") if (folder / "index.npy").exists() else np.arange(n)
+    same = index.shape == (n,) and n <= len(y_test) and np.array_equal(y_test[index % len(y_test)], y[:n])
     sampled = [x[:: max(1, len(x) // 50)].tobytes() for x in images.values()]  # some of every file: all would take minutes
     fingerprint = step1.sha256(" ".join(images).encode(), y.astype("<i8").tobytes(), *sampled, rows.astype("<i8").tobytes())
-    return Corrupted(images, y.astype(np.int64), rows, fingerprint)
+    return Corrupted(images, y.astype(np.int64), rows, index[rows] if same else None, fingerprint)
 
 
 def read_array(path):

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-N = 6  # images of each severity
+Y = np.array([0, 1, 2, 3, 4, 9])  # the clean test images' classes
+N = len(Y)  # images of each severity
 
 
 @pytest.fixture
 def layout(tmp_path):
     """A small folder in CIFAR-10-C's layout, written by hand: the first pixel of each image says what the stub will answer."""
-    y = np.array([0, 1, 2, 3, 4, 9])
-    folder = tmp_path / "c"
+    y, folder = Y, tmp_path / "c"
     folder.mkdir()
     np.save(folder / "labels.npy", np.tile(y, 5))
     for name, wrong in (("fog", (0, 1, 2, 3, 6)), ("contrast", (0, 0, 0, 0, 3))):
@@ -35,7 +35,7 @@ def stub(monkeypatch):
 
 
 def test_corruption_errors_by_hand(layout, stub):
-    corrupted = robustness.load_corrupted(layout, 10)
+    corrupted = robustness.load_corrupted(layout, Y, 10)
     errors = robustness.corruption_errors(None, corrupted)
     assert errors == {"contrast": [0, 0, 0, 0, 0.5], "fog": pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 1])}
     assert robustness.mean_corruption_error(errors) == pytest.approx((0.5 + 2) / 10)
@@ -43,11 +43,19 @@ def test_corruption_errors_by_hand(layout, stub):
 
 
 def test_a_limit_takes_the_same_images_of_every_severity(layout, stub):
-    corrupted = robustness.load_corrupted(layout, 10, limit=2)
+    corrupted = robustness.load_corrupted(layout, Y, 10, limit=2)
     assert corrupted.rows.tolist() == [0, 5]  # the first and the last
     assert robustness.corruption_errors(None, corrupted)["fog"] == [0, 0.5, 0.5, 0.5, 1]
-    assert corrupted.fingerprint != robustness.load_corrupted(layout, 10).fingerprint
+    assert corrupted.clean_rows.tolist() == [0, 5]
+    assert corrupted.fingerprint != robustness.load_corrupted(layout, Y, 10).fingerprint
     assert robustness.evenly_spaced(10, 20).tolist() == list(range(10))
+
+
+def test_which_clean_images_these_are(layout):
+    longer = np.concatenate([[7, 7], Y])  # our own sets say it in index.npy
+    assert robustness.load_corrupted(layout, longer, 10).clean_rows is None
+    np.save(layout / "index.npy", np.arange(2, 8))
+    assert robustness.load_corrupted(layout, longer, 10, limit=2).clean_rows.tolist() == [2, 7]
 
 
 @pytest.mark.parametrize("name, content, message", [
@@ -69,16 +77,16 @@ def test_layouts_that_are_wrong_are_named_in_one_line(layout, name, content, mes
     elif content is not None:
         np.save(layout / name, content)
     with pytest.raises(step1.UserError, match=message) as error:
-        robustness.load_corrupted(layout, 10)
+        robustness.load_corrupted(layout, Y, 10)
     assert name in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_folder_without_corruptions(tmp_path):
     with pytest.raises(step1.UserError, match="no such folder"):
-        robustness.load_corrupted(tmp_path / "nowhere", 10)
+        robustness.load_corrupted(tmp_path / "nowhere", Y, 10)
     np.save(tmp_path / "labels.npy", np.zeros(5, int))
     with pytest.raises(step1.UserError, match="no <corruption>.npy"):
-        robustness.load_corrupted(tmp_path, 10)
+        robustness.load_corrupted(tmp_path, Y, 10)
 
 
 @pytest.fixture(scope="module")
