@@ -665,10 +665,13 @@ def write_json(path, content):
 
 
 def read_history(path):
-    """history.csv as a list of dictionaries, numbers as they were."""
+    """history.csv as a list of dictionaries, numbers as they were. Raises: UserError where it is damaged."""
     with open(path, newline="", encoding="utf-8") as file:
-        return [{key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
-                for row in csv.DictReader(file)]
+        try:
+            return [{key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
+                    for row in csv.DictReader(file)]
+        except (ValueError, TypeError, csv.Error) as error:
+            raise UserError(f"{path}: damaged, not a table of numbers ({error})") from error
 
 
 def write_history(path, rows):

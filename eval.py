@@ -267,8 +267,13 @@ def load_runs(trainings):
                 raise step1.UserError(f"{made_from['data']} has changed since {folder} was trained on it")
         if made_from["data_sha256"] != trainings[0][1]["made_from"]["data_sha256"]:
             raise step1.UserError(f"{folder} was trained on other data than {first}: their tables do not compare")
-        with np.load(folder / "split.npz", allow_pickle=False) as split:
-            with_split = dataclasses.replace(data, **{name: split[name] for name in ("train", "val", "rest")})
+        try:
+            with np.load(folder / "split.npz", allow_pickle=False) as split:
+                with_split = dataclasses.replace(data, **{name: split[name] for name in ("train", "val", "rest")})
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise step1.UserError(f"{folder / 'split.npz'}: damaged ({error}). Delete {folder} and train again") from error
+        if with_split.lineage()["split_sha256"] != made_from["split_sha256"]:
+            raise step1.UserError(f"{folder / 'split.npz'}: not the one its run wrote. Delete {folder} and train again")
         predictions = read_predictions(folder, record, with_split)
         temperature = 1.0  # --validation test leaves no images to fit one on
         if len(with_split.val):
@@ -529,8 +534,8 @@ def tables(cells, answers, effects_, labels, data):
 
     found["The answers"] = (
         "Differences of accuracy with 95 % intervals (paired bootstrap over test images and seeds). 'Shown' means: the interval is "
-        "off zero and no seed points the other way. McNemar's exact p is the largest of the seeds. Of twenty such intervals one "
-        "misses by chance.",
+        "off zero and no seed points the other way. 'Not shown' is not 'no effect': the interval tells how large one may still be. "
+        "McNemar's exact p is the largest of the seeds. Of twenty such intervals one misses by chance.",
         ["question", "answer", "each seed", "p"],
         [[answer.question, answer.in_words(), ", ".join(f"{value:+.1f}" for value in answer.per_seed), as_p(answer.p)]
          for answer in answers])

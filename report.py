@@ -111,8 +111,8 @@ def draw_interaction(four, path):
         for x, cell in enumerate(pair):
             values = [100 * run.accuracy for run in cell.runs.values()]
             axes.plot([x + (0.04, -0.04)[x == 1]] * len(values), values, ".", color=COLOURS[i], alpha=0.6)
-        axes.annotate(name, (1, means[1]), xytext=(10, 0), textcoords="offset points", va="center", color=COLOURS[i])
-    axes.set(xticks=[0, 1], xticklabels=["no noise", "noise"], xlim=(-0.25, 1.75), ylabel="accuracy on the test images, %")
+    axes.legend(frameon=False)
+    axes.set(xticks=[0, 1], xticklabels=["no noise", "noise"], xlim=(-0.25, 1.25), ylabel="accuracy on the test images, %")
     axes.set_title("means over seeds; dots: each seed", fontsize=9)
     return save(figure, path)
 
@@ -295,8 +295,8 @@ h1 {{ font-size: 1.6rem; line-height: 1.2; }} h2 {{ font-size: 1.2rem; margin-to
 table {{ border-collapse: collapse; font-size: .85rem; }}
 th, td {{ text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #ddd; vertical-align: top; min-width: 4rem; }}
 th {{ border-bottom: 2px solid #888; }}
-img {{ max-width: 100%; height: auto; }}
-figure {{ margin: 1.5rem 0; }} figcaption {{ font-size: .85rem; color: #555; }}
+img {{ max-width: max(100%, 38rem); height: auto; }}
+figure {{ margin: 1.5rem 0; overflow-x: auto; }} figcaption {{ font-size: .85rem; color: #555; }}
 dl {{ margin: 0; }} dt {{ font-weight: 600; margin-top: .7rem; }} dd {{ margin: 0; }}
 .yes {{ color: #00664b; }} .no {{ color: #a34700; }} .open {{ color: #555; }}
 </style>

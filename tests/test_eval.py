@@ -271,6 +271,21 @@ def test_runs_that_do_not_compare(teacher, tmp_path):
         step5.load_runs([*step5.find_runs([teacher])[0], (tmp_path / "other", record)])
 
 
+def test_damaged_files_are_named_in_one_line(teacher, tmp_path):
+    import shutil
+
+    for name, content, message in (("split.npz", b"PK\x03\x04", "damaged"), ("history.csv", b"epoch,loss\n1,x\n", "damaged")):
+        shutil.copytree(teacher, tmp_path / name / "teacher")
+        (tmp_path / name / "teacher" / name).write_bytes(content)
+        with pytest.raises(step1.UserError, match=message) as error:
+            step5.load_runs(step5.find_runs([tmp_path / name])[0])
+        assert name in str(error.value)
+    shutil.copytree(teacher, tmp_path / "other" / "teacher")
+    np.savez(tmp_path / "other" / "teacher" / "split.npz", train=np.arange(72), val=np.arange(8), rest=np.arange(40))
+    with pytest.raises(step1.UserError, match="not the one its run wrote"):
+        step5.load_runs(step5.find_runs([tmp_path / "other"])[0])
+
+
 def test_every_line_of_the_pictures_looks_different():
     import report
 
