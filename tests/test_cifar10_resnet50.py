@@ -198,7 +198,8 @@ def test_my_eval_leaves_the_l2_term_out(capsys):
 
 def test_what_a_run_leaves_behind(teacher, toy):
     record = step1.read_json(teacher / "run.json")
-    assert record["finished"] and record["steps"] == 6 and record["cell"] == {"noise": "none", "pseudo": None}
+    assert record["finished"] and record["steps"] == 6
+    assert record["cell"] == {"noise": "none", "pseudo": None, "labelling": None, "depth": 14, "width": 0.03}
     assert record["arguments"]["batch_size"] == 16 and record["made_from"] == step1.load_data(str(toy), 80).lineage()
     history = step1.read_history(teacher / "history.csv")
     assert [row["epoch"] for row in history] == [1, 2]
@@ -209,6 +210,9 @@ def test_what_a_run_leaves_behind(teacher, toy):
     data = step1.load_data(str(toy), 80)
     model, _ = step1.load_model(teacher)
     assert step1.score(model.predict(data.x_test, verbose=0), data.one_hot(data.y_test))[1] == record["test_accuracy"]
+    predictions = np.load(teacher / "predictions.npz", allow_pickle=False)  # of these very networks and images
+    assert predictions["test"] == pytest.approx(model.predict(data.x_test, verbose=0), abs=1e-6)
+    assert predictions["validation"] == pytest.approx(model.predict(data.x[data.val], verbose=0), abs=1e-6)
 
 
 def test_finished_run_is_not_trained_again_and_another_is_refused(teacher, toy, capsys):
