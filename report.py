@@ -294,7 +294,7 @@ h1 {{ font-size: 1.6rem; line-height: 1.2; }} h2 {{ font-size: 1.2rem; margin-to
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: .85rem; }}
 th, td {{ text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #ddd; vertical-align: top; min-width: 4rem; }}
-th {{ border-bottom: 2px solid #888; }}
+th {{ border-bottom: 2px solid #888; }} td:first-child {{ min-width: 11rem; }}
 img {{ max-width: max(100%, 38rem); height: auto; }}
 figure {{ margin: 1.5rem 0; overflow-x: auto; }} figcaption {{ font-size: .85rem; color: #555; }}
 dl {{ margin: 0; }} dt {{ font-weight: 600; margin-top: .7rem; }} dd {{ margin: 0; }}
