@@ -17,14 +17,13 @@ import argparse
 import pathlib
 
 import cifar10_resnet50 as step1  # first: it quietens the backend
+import fast_augment
 import imagenet_dummy_label as step2
 from Rand_Augment import LEVELS, Rand_Augment
 from stochastic_resblock import add_model_noise_arguments, build_student
 
 import numpy as np
 from PIL import Image
-
-SHIFT = 4  # pixels that --recipe fast shifts an image at most, as is usual on CIFAR-10
 
 
 def get_random_data(x_train_i, y_train_i, data_aug, augment=None, draw=None):
@@ -64,27 +63,9 @@ def data_generator(x_train, y_train, batch_size, data_aug, seed=0, first_batch=0
     for number, x, y in step1.shuffled_batches(x_train, y_train, batch_size, seed, first_batch):
         if data_aug:
             rng = np.random.default_rng([seed, number, 1])
-            if flip_and_crop:
-                x = random_flip_and_crop(x, rng)
-            draws = zip(*augment.draw(len(x), rng))  # one row per image
-            x = np.stack([get_random_data(x_i, y_i, data_aug, augment, draw)[0] for x_i, y_i, draw in zip(x, y, draws)])
+            windows = fast_augment.draw_windows(len(x), rng) if flip_and_crop else None
+            x = fast_augment.apply(x, *augment.draw(len(x), rng), windows)  # get_random_data, for the whole batch
         yield x, y
-
-
-def random_flip_and_crop(x, rng):
-    """Mirrors every second image on average and shifts each by up to 4 pixels; the rim is filled by reflection.
-
-    Args:
-        x: uint8 (B, H, W, 3). Returns: the same shape.
-    """
-    padded = np.pad(x, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="reflect")
-    top, left = rng.integers(2 * SHIFT + 1, size=(2, len(x)))
-    mirrored = rng.random(len(x)) < 0.5
-    height, width = x.shape[1:3]
-    rows = top[:, None] + np.arange(height)  # (B, H)
-    columns = left[:, None] + np.arange(width)
-    columns[mirrored] = columns[mirrored, ::-1]
-    return padded[np.arange(len(x))[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 class JoinedRows:

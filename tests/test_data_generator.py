@@ -65,21 +65,6 @@ def test_augmented_batch_is_the_draw_applied_to_each_image(data):
         assert (np.asarray(augment.apply(Image.fromarray(plain[i]), *(row[i] for row in draws))) == noisy[i]).all()
 
 
-def test_flip_and_crop():
-    x = np.arange(32 * 32, dtype=np.int64).reshape(1, 32, 32, 1).repeat(3, axis=3)
-    x = np.broadcast_to(x % 251, (400, 32, 32, 3)).astype(np.uint8)
-    out = step4.random_flip_and_crop(x, np.random.default_rng(0))
-    padded = np.pad(x[0], ((4, 4), (4, 4), (0, 0)), mode="reflect")
-    windows = {}
-    for top in range(9):
-        for left in range(9):
-            window = padded[top:top + 32, left:left + 32]
-            windows[window.tobytes()], windows[window[:, ::-1].tobytes()] = (top, left, False), (top, left, True)
-    kinds = [windows[image.tobytes()] for image in out]  # a KeyError here is an image that is no such window
-    assert {top for top, _, _ in kinds} == {left for _, left, _ in kinds} == set(range(9))
-    assert 140 < sum(flipped for *_, flipped in kinds) < 260
-
-
 def test_joined_rows_read_as_one_array():
     a, b = np.arange(20).reshape(10, 2), np.arange(100, 108).reshape(4, 2)
     joined = step4.JoinedRows((a, np.array([9, 0])), (b, np.array([1, 1, 3])))
