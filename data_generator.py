@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 
-def get_random_data(x_train_i, y_train_i, data_aug, augment=None, draw=None):
+def get_random_data(x_train_i, y_train_i, data_aug, augment=None):
     """One training image and its label, with noise if data_aug.
 
     Article: array_to_img stretched the contrast of every training image and of no test image.
@@ -34,16 +34,13 @@ def get_random_data(x_train_i, y_train_i, data_aug, augment=None, draw=None):
     Args:
         x_train_i: uint8 (32, 32, 3), 0..255. y_train_i: float32 (C,).
         augment: Rand_Augment; default, the article's: N = 2, M = 10.
-        draw: one image's row of augment.draw(); default, a draw of its own.
 
     Returns: uint8 (32, 32, 3) and the label as it was; the scaling to 0..1 is the network's first layer.
     """
     if not data_aug:
         return x_train_i, y_train_i
     augment = augment or Rand_Augment(Numbers=2, max_Magnitude=LEVELS)
-    image = Image.fromarray(x_train_i)
-    image = augment.apply(image, *draw) if draw else augment(image)
-    return np.asarray(image), y_train_i
+    return np.asarray(augment(Image.fromarray(x_train_i))), y_train_i
 
 
 def data_generator(x_train, y_train, batch_size, data_aug, seed=0, first_batch=0, augment=None, flip_and_crop=False):
