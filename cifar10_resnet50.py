@@ -20,16 +20,22 @@ import ctypes
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import pathlib
 import platform
+import signal
 import stat
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+import unittest.mock
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow talks at every import otherwise; its errors still raise
+if {"-h", "--help"} & set(sys.argv[1:]):  # what takes seconds to import is not needed to explain a script
+    sys.modules |= {name: unittest.mock.MagicMock() for name in ("keras", "numba", "numba.extending", "llvmlite")}
 
 import keras
 import numpy as np
@@ -38,6 +44,7 @@ from PIL import Image, ImageOps
 
 IMAGE_SIZE = 32  # pixels, both ways: CIFAR-10's
 VALIDATION_SHARE, VALIDATION_MOST = 0.1, 5000  # of the labelled images; never of the test set
+CHUNK = 64  # files that a worker is given at a time
 ORIENTATION = 0x0112  # the EXIF tag that says how a camera was held; 1 is upright
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # the decoders we let files reach
 
@@ -181,23 +188,45 @@ def read_classes(folder, class_names):
 
 
 def read_images(paths):
-    """Decodes many files with a few threads.
+    """Decodes many files, on all cores where there are many.
 
     Returns: uint8 (N, 32, 32, 3) of those that can be read, in the order given, and a list of
         (path, reason) of those that cannot.
     """
-    def read_or_reason(path):
-        try:
-            return read_image(path)
-        except UserError as error:
-            return str(error)
+    images, unreadable = np.empty((len(paths), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8), []
+    with decoders() as pool:
+        for i, image in enumerate(pool.map(read_or_reason, paths, chunksize=CHUNK)):
+            if isinstance(image, UserError):
+                unreadable.append((paths[i], str(image)))
+            else:
+                images[i - len(unreadable)] = image
+    return images[:len(paths) - len(unreadable)], unreadable
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(pool.map(read_or_reason, paths))
-    images = [image for image in results if not isinstance(image, str)]
-    unreadable = [(path, reason) for path, reason in zip(paths, results) if isinstance(reason, str)]
-    shape = (0, IMAGE_SIZE, IMAGE_SIZE, 3)
-    return np.stack(images) if images else np.empty(shape, np.uint8), unreadable
+
+def read_or_reason(file):
+    """read_image, or the UserError that says why not: what a worker sends back."""
+    try:
+        return read_image(file)
+    except UserError as error:
+        return error
+
+
+def decoders(count=None):
+    """A pool of `count` workers to decode with; default, one per core.
+
+    Linux gets processes: threads of one Python wait for each other over small images, and are slower than no
+    threads at all. Elsewhere a process would first have to import TensorFlow, so there are threads.
+    """
+    count = count or os.cpu_count()
+    if sys.platform != "linux":
+        return ThreadPoolExecutor(count)
+    return ProcessPoolExecutor(count, multiprocessing.get_context("fork"), initializer=live_and_die_with_parent)
+
+
+def live_and_die_with_parent():
+    """A worker leaves Ctrl-C to the script, and does not outlive it: the kernel sees to that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def read_image(file):
@@ -366,6 +395,7 @@ class Recipe:
     weight_decay: float = 0.0
     one_cycle: bool = False  # warm up for a tenth of the steps, then a half cosine down to zero
     bn_momentum: float = 0.99  # of batch normalization's running statistics; a short run needs a shorter memory
+    bfloat16: bool = False  # where the GPU has it
     flip_and_crop: bool = False  # mirrored and shifted images, as part of the noise on the input
 
 
@@ -373,7 +403,7 @@ RECIPES = {
     # Article: Adam at its default rate; 250 epochs as they are, then up to 50 with the brakes on.
     "article": Recipe(batch_size=64, epochs=300, learning_rate=1e-3),
     "fast": Recipe(batch_size=64, epochs=30, learning_rate=3e-3, weight_decay=0.02, one_cycle=True, bn_momentum=0.9,
-                   flip_and_crop=True),
+                   bfloat16=True, flip_and_crop=True),
 }
 CONSTANT_SHARE = 250 / 300  # of the article's epochs, before ReduceLROnPlateau and EarlyStopping join
 
@@ -405,8 +435,46 @@ def shuffled_batches(x, y, batch_size, seed=0, first_batch=0):
         number += 1
 
 
+class JoinedRows:
+    """Chosen rows of several arrays, read as one array; only the rows that are asked for are copied.
+
+    Args:
+        parts: (array, indices) pairs, of one row shape and dtype.
+    """
+
+    def __init__(self, *parts):
+        self.arrays = [array for array, _ in parts]
+        self.part = np.repeat(np.arange(len(parts)), [len(indices) for _, indices in parts])
+        self.row = np.concatenate([indices for _, indices in parts])
+
+    def __len__(self):
+        return len(self.row)
+
+    def __getitem__(self, indices):
+        """int (B,) -> the B rows."""
+        part, row = self.part[indices], self.row[indices]
+        rows = np.empty((len(indices), *self.arrays[0].shape[1:]), self.arrays[0].dtype)
+        for number, array in enumerate(self.arrays):
+            here = np.flatnonzero(part == number)
+            rows[here] = array[row[here]]
+        return rows
+
+
+def made_ahead(items, ahead=2):
+    """The same items in the same order; the next ones are made in a thread while the last one is used.
+
+    Args:
+        items: an iterator, endless or not, that never yields None.
+    """
+    with ThreadPoolExecutor(1) as maker:
+        waiting = deque(maker.submit(next, items, None) for _ in range(ahead))
+        while (item := waiting.popleft().result()) is not None:
+            waiting.append(maker.submit(next, items, None))
+            yield item
+
+
 def prepare_backend(seed):
-    """Seeds everything. This function and the next two are the only lines that know which backend runs."""
+    """Seeds everything. From here to loss_gradient are the only lines that know which backend runs."""
     keras.utils.set_random_seed(seed)
     if keras.backend.backend() == "tensorflow":
         import tensorflow
@@ -425,8 +493,61 @@ def jit_where_it_pays():
     if keras.backend.backend() == "tensorflow":
         import tensorflow
 
-        return bool(tensorflow.config.list_physical_devices("GPU"))
+        return bool(tensorflow.config.list_physical_devices("GPU")) and not tensorflow.distribute.has_strategy()
     return "auto"
+
+
+def has_bfloat16():
+    """Whether there is a GPU that multiplies in bfloat16, which Ampere (compute capability 8.0) brought."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow
+
+        details = map(tensorflow.config.experimental.get_device_details, tensorflow.config.list_physical_devices("GPU"))
+        return any(gpu.get("compute_capability", (0, 0)) >= (8, 0) for gpu in details)
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() == "gpu" and float(jax.devices()[0].compute_capability) >= 8
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+
+
+@contextlib.contextmanager
+def on_hardware(precision, devices, batch_size):
+    """Where a network is built and trained, and in which numbers.
+
+    Args:
+        precision: "float32", or "bfloat16": weights stay float32, and what is computed from them is bfloat16.
+        devices: "one"; or "all": every GPU of the machine holds the network and takes its share of each batch.
+            Batch normalization's statistics then run over the whole batch with JAX, over each share with TensorFlow.
+
+    Raises: UserError where the devices cannot share a batch.
+    """
+    backend, before = keras.backend.backend(), keras.config.dtype_policy()
+    with contextlib.ExitStack() as stack:
+        if devices == "all":
+            count = 0
+            if backend == "tensorflow":
+                import tensorflow
+
+                names = [device.name for device in tensorflow.config.list_logical_devices("GPU")
+                         or tensorflow.config.list_logical_devices("CPU")]
+                stack.enter_context(tensorflow.distribute.MirroredStrategy(names).scope())
+                count = len(names)
+            elif backend == "jax":
+                keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+                stack.callback(keras.distribution.set_distribution, None)
+                count = len(keras.distribution.list_devices())
+            else:
+                raise UserError("--devices all is for TensorFlow and JAX (KERAS_BACKEND=jax)")
+            if batch_size % count:
+                raise UserError(f"--devices all: {count} devices cannot share a batch of {batch_size} equally; give another --batch-size")
+            print(f"{count} devices, {batch_size // count} images of each batch on each")
+        keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+        stack.callback(keras.config.set_dtype_policy, before)
+        yield
 
 
 def loss_gradient(network, x, t):
@@ -459,6 +580,19 @@ def loss_gradient(network, x, t):
     return keras.ops.convert_to_numpy(gradient)
 
 
+def compile_model(model, recipe, learning_rate, steps):
+    """Optimizer, schedule and loss of a Recipe, for a training of so many steps."""
+    optimizer = keras.optimizers.Adam(learning_rate)
+    if recipe.one_cycle:
+        schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 10, warmup_target=learning_rate,
+                                                          warmup_steps=steps // 10)
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = recipe.bn_momentum
+    model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"], jit_compile=jit_where_it_pays())
+
+
 def train(model, batches, held_out, log_dir, *, recipe, batch_size, epochs, steps_per_epoch, learning_rate,
           early_stopping, seed, **_):
     """Trains to the end, or from the last finished epoch to the end.
@@ -474,16 +608,7 @@ def train(model, batches, held_out, log_dir, *, recipe, batch_size, epochs, step
     Raises: UserError when the loss is no longer a number.
     """
     log_dir = pathlib.Path(log_dir)
-    optimizer = keras.optimizers.Adam(learning_rate)
-    if RECIPES[recipe].one_cycle:
-        steps = epochs * steps_per_epoch
-        schedule = keras.optimizers.schedules.CosineDecay(0.0, steps - steps // 10, warmup_target=learning_rate,
-                                                          warmup_steps=steps // 10)
-        optimizer = keras.optimizers.AdamW(schedule, weight_decay=RECIPES[recipe].weight_decay)
-    for layer in model.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            layer.momentum = RECIPES[recipe].bn_momentum
-    model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"], jit_compile=jit_where_it_pays())
+    compile_model(model, RECIPES[recipe], learning_rate, steps=epochs * steps_per_epoch)
 
     phases = [(0, epochs, [])]
     if recipe == "article":
@@ -501,7 +626,7 @@ def train(model, batches, held_out, log_dir, *, recipe, batch_size, epochs, step
         if recorder.epoch >= last or recorder.stopped:
             continue
         recorder.begin_phase(first, brakes, learning_rate)
-        model.fit(batches(recorder.epoch * steps_per_epoch), initial_epoch=recorder.epoch, epochs=last,
+        model.fit(made_ahead(batches(recorder.epoch * steps_per_epoch)), initial_epoch=recorder.epoch, epochs=last,
                   steps_per_epoch=steps_per_epoch, shuffle=False, validation_data=held_out, validation_batch_size=256,
                   callbacks=[*brakes, recorder], verbose=1 if sys.stdout.isatty() else 2)
     with whole_file(log_dir / "model.keras") as path:
@@ -793,6 +918,9 @@ def add_training_arguments(parser, log_dir):
     parser.add_argument("--steps-per-epoch", type=number(int, 1), metavar="N", help="default: labelled images / batch size")
     parser.add_argument("--batch-size", type=number(int, 1), metavar="N", help="default: the recipe's")
     parser.add_argument("--learning-rate", type=number(float, 0, open_low=True), metavar="X", help="default: the recipe's")
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
+                        help="auto: bfloat16 with --recipe fast, where the GPU has it")
+    parser.add_argument("--devices", choices=("one", "all"), default="one", help="all: every GPU takes its share of a batch")
     parser.add_argument("--early-stopping", type=number(int, 0), default=10, metavar="N",
                         help="patience of the article's second phase, in epochs; 0: never stop early")
     parser.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0)
@@ -805,6 +933,8 @@ def fill_in(args, data):
     recipe = RECIPES[args.recipe]
     for key in ("epochs", "batch_size", "learning_rate"):
         settings[key] = getattr(recipe, key) if settings[key] is None else settings[key]
+    if args.precision == "auto":
+        settings["precision"] = "bfloat16" if recipe.bfloat16 and has_bfloat16() else "float32"
     # Matched optimizer steps: every cell of an experiment takes one step per batch of labelled images,
     # however many pseudo-labels it is given. Article: more images, more steps.
     settings["steps_per_epoch"] = settings["steps_per_epoch"] or max(1, len(data.train) // settings["batch_size"])
@@ -846,21 +976,22 @@ def main(argv=None):
     if not record:
         return
 
-    # The network
-    model = build_resnet(args.depth, args.width, data.num_classes)
-    print(f"ResNet{args.depth}, width {args.width}: {model.count_params():,} parameters")
+    with on_hardware(settings["precision"], args.devices, settings["batch_size"]):
+        # The network
+        model = build_resnet(args.depth, args.width, data.num_classes)
+        print(f"ResNet{args.depth}, width {args.width}: {model.count_params():,} parameters")
 
-    # The training, without noise
-    x_train, y_train = data.x[data.train], data.one_hot(data.y[data.train])
+        # The training, without noise
+        x_train, y_train = JoinedRows((data.x, data.train)), JoinedRows((data.one_hot(data.y), data.train))
 
-    def batches(first_batch):
-        for _, x, y in shuffled_batches(x_train, y_train, settings["batch_size"], args.seed, first_batch):
-            yield x, y
+        def batches(first_batch):
+            for _, x, y in shuffled_batches(x_train, y_train, settings["batch_size"], args.seed, first_batch):
+                yield x, y
 
-    recorder = train(model, batches, data.validation(), args.log_dir, **settings)
+        recorder = train(model, batches, data.validation(), args.log_dir, **settings)
 
-    # What the teacher knows: the test set is read here, once
-    predictions = save_predictions(args.log_dir, model, data)
+        # What the teacher knows: the test set is read here, once
+        predictions = save_predictions(args.log_dir, model, data)
     loss, accuracy = my_eval(model, data.x_test, data.one_hot(data.y_test), predictions["test"])
     finish_training(args.log_dir, record, recorder, data, loss, accuracy, cell={"noise": "none", "pseudo": None, "labelling": None})
 

@@ -49,7 +49,7 @@ def data_generator(x_train, y_train, batch_size, data_aug, seed=0, first_batch=0
     What batch number k holds depends on the seed and on k alone, noise included.
 
     Args:
-        x_train: uint8 (N, 32, 32, 3), or JoinedRows of such. y_train: float32 (N, C), likewise.
+        x_train: uint8 (N, 32, 32, 3), or step1.JoinedRows of such. y_train: float32 (N, C), likewise.
         first_batch: number of the first batch, where a resumed run goes on.
         augment: Rand_Augment; default, the article's: N = 2, M = 10.
         flip_and_crop: mirror half of the images and shift all by up to 4 pixels first.
@@ -63,30 +63,6 @@ def data_generator(x_train, y_train, batch_size, data_aug, seed=0, first_batch=0
             windows = fast_augment.draw_windows(len(x), rng) if flip_and_crop else None
             x = fast_augment.apply(x, *augment.draw(len(x), rng), windows)  # get_random_data, for the whole batch
         yield x, y
-
-
-class JoinedRows:
-    """Chosen rows of several arrays, read as one array; only the rows that are asked for are copied.
-
-    Args:
-        parts: (array, indices) pairs, of one row shape and dtype.
-    """
-
-    def __init__(self, *parts):
-        self.arrays = [array for array, _ in parts]
-        self.part = np.repeat(np.arange(len(parts)), [len(indices) for _, indices in parts])
-        self.row = np.concatenate([indices for _, indices in parts])
-
-    def __len__(self):
-        return len(self.row)
-
-    def __getitem__(self, indices):
-        """int (B,) -> the B rows."""
-        rows = np.empty((len(indices), *self.arrays[0].shape[1:]), self.arrays[0].dtype)
-        for number, array in enumerate(self.arrays):
-            here = self.part[indices] == number
-            rows[here] = array[self.row[indices[here]]]
-        return rows
 
 
 def refuse_overlap(x, data):
@@ -112,13 +88,13 @@ def main(argv=None):
     data = step1.load_data(args.data, args.num_labeled, args.validation, args.seed)
     step1.describe(data)
     settings, made_from, cell = step1.fill_in(args, data), data.lineage(), {"noise": args.noise, "pseudo": None, "labelling": None}
-    x_train = JoinedRows((data.x, data.train))
-    y_train = JoinedRows((data.one_hot(data.y), data.train))
+    x_train = step1.JoinedRows((data.x, data.train))
+    y_train = step1.JoinedRows((data.one_hot(data.y), data.train))
     if args.pseudo != "none":
         pseudo = step2.load_pseudo(args.pseudo, data)
         refuse_overlap(pseudo.x, data)
-        x_train = JoinedRows((data.x, data.train), (pseudo.x, pseudo.index))
-        y_train = JoinedRows((data.one_hot(data.y), data.train), (pseudo.y, pseudo.index))
+        x_train = step1.JoinedRows((data.x, data.train), (pseudo.x, pseudo.index))
+        y_train = step1.JoinedRows((data.one_hot(data.y), data.train), (pseudo.y, pseudo.index))
         cell |= {"pseudo": pseudo.record["teacher_cell"], "labelling": pseudo.record["arguments"]}
         made_from |= {"pseudo_sha256": step1.sha256(*(pathlib.Path(args.pseudo) / f"{name}.npy" for name in ("x", "y", "index"))),
                       "pseudo_of": pseudo.record["made_from"]["teacher_sha256"]}
@@ -127,25 +103,26 @@ def main(argv=None):
     if not record:
         return
 
-    # The student, with the noise on the model
-    model_noise = args.noise in ("all", "model")
-    student = build_student(args.depth, args.width, data.num_classes, p_last=args.p_last if model_noise else 1.0,
-                            dropout=args.dropout if model_noise else 0.0)
-    print(f"ResNet{args.depth}, width {args.width}: {student.count_params():,} parameters; noise: {args.noise}")
-
-    # The training, with the noise on the image
     steps, batch_size = settings["epochs"] * settings["steps_per_epoch"], settings["batch_size"]
-    print(f"{steps:,} steps of {batch_size}: {steps * batch_size / len(x_train):.1f} passes over {len(x_train):,} images")
-    augment = Rand_Augment(Numbers=args.augment_ops, max_Magnitude=args.augment_magnitude)
+    with step1.on_hardware(settings["precision"], args.devices, batch_size):
+        # The student, with the noise on the model
+        model_noise = args.noise in ("all", "model")
+        student = build_student(args.depth, args.width, data.num_classes, p_last=args.p_last if model_noise else 1.0,
+                                dropout=args.dropout if model_noise else 0.0)
+        print(f"ResNet{args.depth}, width {args.width}: {student.count_params():,} parameters; noise: {args.noise}")
 
-    def batches(first_batch):
-        return data_generator(x_train, y_train, batch_size, args.noise in ("all", "input"), args.seed, first_batch,
-                              augment, step1.RECIPES[args.recipe].flip_and_crop)
+        # The training, with the noise on the image
+        print(f"{steps:,} steps of {batch_size}: {steps * batch_size / len(x_train):.1f} passes over {len(x_train):,} images")
+        augment = Rand_Augment(Numbers=args.augment_ops, max_Magnitude=args.augment_magnitude)
 
-    recorder = step1.train(student, batches, data.validation(), args.log_dir, **settings)
+        def batches(first_batch):
+            return data_generator(x_train, y_train, batch_size, args.noise in ("all", "input"), args.seed, first_batch,
+                                  augment, step1.RECIPES[args.recipe].flip_and_crop)
 
-    # What the student knows: the test set is read here, once
-    predictions = step1.save_predictions(args.log_dir, student, data)
+        recorder = step1.train(student, batches, data.validation(), args.log_dir, **settings)
+
+        # What the student knows: the test set is read here, once
+        predictions = step1.save_predictions(args.log_dir, student, data)
     loss, accuracy = step1.my_eval(student, data.x_test, data.one_hot(data.y_test), predictions["test"])
     step1.finish_training(args.log_dir, record, recorder, data, loss, accuracy, cell)
 

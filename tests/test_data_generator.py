@@ -67,7 +67,7 @@ def test_augmented_batch_is_the_draw_applied_to_each_image(data):
 
 def test_joined_rows_read_as_one_array():
     a, b = np.arange(20).reshape(10, 2), np.arange(100, 108).reshape(4, 2)
-    joined = step4.JoinedRows((a, np.array([9, 0])), (b, np.array([1, 1, 3])))
+    joined = step1.JoinedRows((a, np.array([9, 0])), (b, np.array([1, 1, 3])))
     whole = np.concatenate([a[[9, 0]], b[[1, 1, 3]]])
     assert len(joined) == 5
     for indices in ([0], [4, 0, 2, 2], [3, 1], []):
