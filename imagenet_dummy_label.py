@@ -29,8 +29,8 @@ import time
 import zipfile
 import zlib
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import cifar10_resnet50 as step1  # first: it quietens the backend
 import stochastic_resblock  # noqa: F401  a student can teach too, and its layers must be known to load it
@@ -38,6 +38,7 @@ import stochastic_resblock  # noqa: F401  a student can teach too, and its layer
 import numpy as np
 
 BATCH = 256  # images the teacher looks at together
+LARGEST_CHUNK = 4 << 20  # bytes of archived images that a worker is sent at once
 LARGEST_MEMBER = 256 << 20  # bytes; what an archive claims beyond that is not unpacked
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError)  # what broken archives raise
 BINS = 1000  # of the histogram of confidences; it replaces the list of all confidences
@@ -46,26 +47,34 @@ BINS = 1000  # of the histogram of confidences; it replaces the list of all conf
 # --- 1. the images -------------------------------------------------------------------------------
 
 
+class Found(NamedTuple):
+    """An image before it is decoded."""
+
+    source: str  # as named on the command line
+    path: str  # within the source
+    content: object  # a path, bytes, a uint8 (32, 32, 3) array, or a UserError that says why it cannot be read
+    size: int  # its share of the work, in bytes
+
+
 def find_images(source, data=None):
     """All files of one source, in an order that does not depend on the file system.
 
     Args:
         source: a folder, a tar or zip archive, or "rest": what `data` (step 1's Dataset) left without label.
 
-    Yields: (path within the source, the image, its share of the work in bytes). The image is a path, bytes,
-        a uint8 array, or a UserError that says why it cannot be read.
+    Yields: Found.
     """
     if source == "rest":
         for i in data.rest:
-            yield data.names[i], data.x[i], data.x[i].nbytes
+            yield Found(source, data.names[i], data.x[i], data.x[i].nbytes)
     elif os.path.isdir(source):
         for path in walk(source):
-            yield os.path.relpath(path, source), path, path_size(path)
+            yield Found(source, os.path.relpath(path, source), path, path_size(path))
     elif zipfile.is_zipfile(source):
         with zipfile.ZipFile(source) as archive:
             for member in sorted(archive.infolist(), key=lambda member: member.filename):
                 if not member.is_dir():
-                    yield member.filename, read_zipped(archive, member), member.compress_size
+                    yield Found(source, member.filename, read_zipped(archive, member), member.compress_size)
     else:
         with open(source, "rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as archive:
             before = 0
@@ -73,7 +82,7 @@ def find_images(source, data=None):
                 if not member.isdir():
                     content = (read_member(archive.extractfile, member, member.size) if member.isreg()
                                else step1.UserError("a link or a device, not a file"))
-                    yield member.name, content, raw.tell() - before
+                    yield Found(source, member.name, content, raw.tell() - before)
                     before = raw.tell()
 
 
@@ -129,35 +138,57 @@ def check_source(source, data=None):
 
 
 def decode(image):
-    """What find_images yields -> uint8 (32, 32, 3), or the UserError that says why not."""
-    try:
-        if isinstance(image, step1.UserError):
-            return image
-        if isinstance(image, np.ndarray):
-            return image
-        if isinstance(image, bytes):
-            if not image:
-                return step1.UserError("empty file")
-            image = io.BytesIO(image)
-        return step1.read_image(image)
-    except step1.UserError as error:
-        return error
+    """The content of a Found -> uint8 (32, 32, 3), or the UserError that says why not."""
+    if isinstance(image, (step1.UserError, np.ndarray)):
+        return image
+    if isinstance(image, bytes):
+        if not image:
+            return step1.UserError("empty file")
+        image = io.BytesIO(image)
+    return step1.read_or_reason(image)
 
 
-def decoded_batches(images, threads=None):
-    """Lists of BATCH (image as found, its pixels); the next two lists are decoded while one is used.
+def decode_all(contents):
+    return [decode(content) for content in contents]
+
+
+def chunks(images):
+    """Lists of up to step1.CHUNK of the images, and of no more bytes than a worker should be sent at once."""
+    chunk, size = [], 0
+    for image in images:
+        chunk.append(image)
+        size += len(image.content) if isinstance(image.content, bytes) else 0
+        if len(chunk) == step1.CHUNK or size > LARGEST_CHUNK:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def decoded(images, workers=None):
+    """Decodes Found images, later ones while the first are used.
 
     Args:
-        images: an iterable of tuples whose third entry is for decode().
+        workers: how many decode at a time; default, one per core.
+
+    Yields: (Found, its pixels, uint8 (32, 32, 3), or the UserError that says why not), in the order found.
     """
-    images, waiting = iter(images), deque()
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        while batch := list(itertools.islice(images, BATCH)):
-            waiting.append([(image, pool.submit(decode, image[2])) for image in batch])
-            if len(waiting) > 2:
-                yield [(image, future.result()) for image, future in waiting.popleft()]
-        while waiting:
-            yield [(image, future.result()) for image, future in waiting.popleft()]
+    workers, waiting = workers or os.cpu_count(), deque()
+    with step1.decoders(workers) as pool:
+        for chunk in chunks(images):
+            waiting.append((chunk, pool.submit(decode_all, [image.content for image in chunk])))
+            if len(waiting) > 2 * workers:
+                chunk, pixels = waiting.popleft()
+                yield from zip(chunk, pixels.result())
+        for chunk, pixels in waiting:
+            yield from zip(chunk, pixels.result())
+
+
+def batches_of(items):
+    """Lists of BATCH items, the last one of what is left."""
+    items = iter(items)
+    while batch := list(itertools.islice(items, BATCH)):
+        yield batch
 
 
 # --- 2. the teacher's confidence -----------------------------------------------------------------
@@ -463,8 +494,10 @@ def calibrate(teacher, data):
     return temperature
 
 
-def label_images(teacher, sources, data, temperature, total_bytes, threads=None):
+def label_images(teacher, sources, data, temperature, total_bytes, workers=None):
     """Decodes every image and lets the teacher look at it, without noise, a batch at a time.
+
+    Finding and decoding, the teacher, and whoever takes the labels all work at the same time.
 
     Args:
         total_bytes: of all sources, as check_source counts them, for the estimate of the time left.
@@ -472,16 +505,27 @@ def label_images(teacher, sources, data, temperature, total_bytes, threads=None)
     Yields: (source, path, pixels uint8 (32, 32, 3), raw (C,), soft (C,)), raw being the teacher's
         probabilities and soft those at `temperature`; or (source, path, UserError, None, None).
     """
-    found = ((source, *image) for source in sources for image in all_of(source, data))
+    found = (image for source in sources for image in all_of(source, data))
+    batches = step1.made_ahead(batches_of(decoded(found, workers)))
     progress = Progress(total_bytes)
-    for batch in decoded_batches(found, threads):
-        readable = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
-        raw = teacher.predict_on_batch(np.stack(readable)) if readable else np.empty((0, 1))
+    for batch, raw in step1.made_ahead(predictions(teacher, batches)):
         answers = iter(zip(raw, with_temperature(raw, temperature) if temperature != 1 else raw))
-        for (source, path, *_), pixels in batch:
-            yield source, path, pixels, *(next(answers) if isinstance(pixels, np.ndarray) else (None, None))
-        progress.add(len(batch), sum(size for (*_, size), _ in batch))
+        for image, pixels in batch:
+            yield image.source, image.path, pixels, *(next(answers) if isinstance(pixels, np.ndarray) else (None, None))
+        progress.add(len(batch), sum(image.size for image, _ in batch))
     progress.end()
+
+
+def predictions(teacher, batches):
+    """Yields: (batch, what the teacher says of those that can be read, float32 (R, C)).
+
+    The teacher is always shown BATCH images, some of them twice if need be: what it says of one then does not
+    depend on how many are shown with it, and no backend compiles for another size.
+    """
+    for batch in batches:
+        readable = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
+        shown = np.resize(readable, (BATCH, *readable[0].shape)) if readable else None
+        yield batch, teacher.predict_on_batch(shown)[:len(readable)] if readable else np.empty((0, 1))
 
 
 def all_of(source, data):
@@ -489,7 +533,7 @@ def all_of(source, data):
     try:
         yield from find_images(source, data)
     except DAMAGED as error:
-        yield "", step1.UserError(f"the archive is damaged from here on: {error}"), 0
+        yield Found(source, "", step1.UserError(f"the archive is damaged from here on: {error}"), 0)
 
 
 def write_rows(path, rows, kept):
@@ -525,7 +569,7 @@ def main(argv=None):
     parser.add_argument("--hard", action="store_true", help="one-hot labels in place of soft ones")
     parser.add_argument("--no-balance", action="store_true", help="do not fill small classes up")
     parser.add_argument("--truth", metavar="CSV", help="path prefix, class: measures precision and recall, decides nothing")
-    parser.add_argument("--threads", type=step1.number(int, 1), metavar="N", help="to decode with (all cores)")
+    parser.add_argument("--workers", type=step1.number(int, 1), metavar="N", help="how many decode at a time (one per core)")
     parser.add_argument("--out", default="logs/pseudo")
     args = parser.parse_args(argv)
     out = pathlib.Path(args.out)
@@ -543,7 +587,7 @@ def main(argv=None):
     if "rest" in args.images:
         truth |= {f"rest/{data.names[i]}": int(data.y[i]) for i in data.rest}
 
-    settings = {key: value for key, value in vars(args).items() if key not in ("out", "teacher", "truth", "threads")}
+    settings = {key: value for key, value in vars(args).items() if key not in ("out", "teacher", "truth", "workers")}
     record = step1.open_run(out, "imagenet_dummy_label.py", settings,
                             {**made_by["made_from"], "teacher_sha256": made_by["model_sha256"], "image_bytes": sizes}, resumable=False)
     if record["finished"]:
@@ -558,7 +602,7 @@ def main(argv=None):
     with tempfile.TemporaryFile("w+", dir=out, newline="", encoding="utf-8", errors="surrogateescape") as rows:
         write_row = csv.writer(rows).writerow
         for source, path, pixels, raw, soft in label_images(
-                teacher, args.images, data, temperature, sum(sizes), args.threads):
+                teacher, args.images, data, temperature, sum(sizes), args.workers):
             if soft is None:
                 unreadable += 1
                 examples += [f"{os.path.join(source, path)!r}: {pixels}"] if unreadable <= 5 else []

@@ -108,7 +108,7 @@ def pictures(tmp_path):
 
 def shown(source):
     """Path -> pixels or reason, as label_images would see them."""
-    return {path: step2.decode(image) for path, image, _ in step2.find_images(str(source))}
+    return {image.path: step2.decode(image.content) for image in step2.find_images(str(source))}
 
 
 def test_folder_tar_and_zip_give_the_same(pictures, tmp_path):
@@ -150,7 +150,7 @@ def test_broken_archive_is_one_unreadable_file(pictures, tmp_path):
     whole = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes(whole[:len(whole) // 2 + 700])  # within a file
     found = list(step2.all_of(str(tmp_path / "a.tar"), None))
-    assert 1 < len(found) < 31 and "damaged from here on" in str(found[-1][1])
+    assert 1 < len(found) < 31 and "damaged from here on" in str(found[-1].content)
 
 
 @pytest.mark.parametrize("name, text", [("nowhere", "no such folder or archive"), ("note.txt", "neither a folder, nor")])
@@ -161,11 +161,11 @@ def test_source_that_is_none(name, text, tmp_path):
 
 
 def test_batches_hold_every_image_once_in_order():
-    images = [("s", f"{i}", np.full((32, 32, 3), i % 256, np.uint8), 1) for i in range(step2.BATCH * 3 + 7)]
-    batches = list(step2.decoded_batches(images, threads=3))
+    images = [step2.Found("s", f"{i}", np.full((32, 32, 3), i % 256, np.uint8), 1) for i in range(step2.BATCH * 3 + 7)]
+    batches = list(step2.batches_of(step2.decoded(images, workers=3)))
     assert [len(batch) for batch in batches] == [step2.BATCH] * 3 + [7]
-    assert [image[1] for batch in batches for image, _ in batch] == [image[1] for image in images]
-    assert all((pixels == int(image[1]) % 256).all() for batch in batches for image, pixels in batch)
+    assert [image.path for batch in batches for image, _ in batch] == [image.path for image in images]
+    assert all((pixels == int(image.path) % 256).all() for batch in batches for image, pixels in batch)
 
 
 # --- the truth ---
@@ -220,14 +220,14 @@ def test_labels_are_the_teachers_without_noise(teacher, toy, tmp_path):
     assert read.y != pytest.approx(step1.keras.ops.convert_to_numpy(model(read.x, training=True)), abs=1e-3)
 
 
-def test_truth_and_order_and_threads_change_nothing_that_is_kept(teacher, toy, tmp_path):
+def test_truth_and_order_and_workers_change_nothing_that_is_kept(teacher, toy, tmp_path):
     pool = tmp_path / "pool"
     shutil.copytree(toy / "unlabeled", pool)
     rows = list(csv.reader(open(toy / "truth.csv", newline="")))
     labels = [label for _, label in rows]
     (tmp_path / "permuted.csv").write_text("".join(f"{path},{label}\n" for (path, _), label in zip(rows, labels[7:] + labels[:7])))
     kept = []
-    for i, extra in enumerate((["--truth", str(toy / "truth.csv")], ["--truth", str(tmp_path / "permuted.csv"), "--threads", "1"], ["--threads", "5"])):
+    for i, extra in enumerate((["--truth", str(toy / "truth.csv")], ["--truth", str(tmp_path / "permuted.csv"), "--workers", "1"], ["--workers", "5"])):
         out = tmp_path / f"p{i}"
         step2.main([str(pool), "--teacher", str(teacher), "--threshold", "0.1", "--per-class-cap", "4", "--out", str(out), *extra])
         rows = list(csv.DictReader(open(out / "images.csv", newline="")))

@@ -63,11 +63,13 @@ def test_matched_steps_do_not_grow_with_pseudo_labels(toy):
     class Arguments:
         recipe, epochs, batch_size, learning_rate, steps_per_epoch = "article", None, None, None, None
         log_dir = data = pseudo = ""
+        precision, devices = "auto", "one"
 
     arguments, data = Arguments(), step1.load_data(str(toy))
     arguments.__dict__.update({key: getattr(Arguments, key) for key in vars(Arguments) if not key.startswith("_")})
     settings = step1.fill_in(arguments, data)
     assert settings["steps_per_epoch"] == 108 // 64 and settings["epochs"] == 300 and settings["learning_rate"] == 1e-3
+    assert settings["precision"] == "float32"  # the article's recipe, whatever the hardware
 
 
 def test_importing_in_an_empty_folder_does_nothing_and_prints_nothing(tmp_path):
