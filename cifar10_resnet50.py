@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import csv
 import ctypes
+import functools
 import hashlib
 import json
 import math
@@ -482,14 +483,18 @@ def made_ahead(items, ahead=2):
 
 
 def prepare_backend(seed):
-    """Seeds everything. From here to loss_gradient are the only lines that know which backend runs."""
+    """Seeds everything; every script calls it before it does anything else.
+
+    From here to loss_gradient are the only lines that know which backend runs.
+    """
     keras.utils.set_random_seed(seed)
     if keras.backend.backend() == "tensorflow":
         import tensorflow
 
         tensorflow.config.experimental.enable_op_determinism()
     # Linux' malloc gives every freed tensor back to the kernel and asks for it again in the next step, which
-    # took nearly half of a training step's time on two cores. Keep it: one arena, no trimming, growth by 256 MiB.
+    # took more than half of a training step's time on two cores. Keep it: one arena, no trimming, growth by 256 MiB.
+    # It must be said before there is a second thread: an arena that exists is used on.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
         for option, value in ((-8, 1), (-3, 1 << 25), (-1, 2**31 - 1), (-2, 1 << 28)):
@@ -556,6 +561,24 @@ def on_hardware(precision, devices, batch_size):
         keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
         stack.callback(keras.config.set_dtype_policy, before)
         yield
+
+
+def feed(batches):
+    """What fit() is given: the batches of batches() from the first one on, the next ones made while one is used.
+
+    Args:
+        batches: makes an endless generator of (images, labels), NumPy.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow
+
+        if tensorflow.distribute.has_strategy():
+            # Keras then takes batches out of what it is given, to build the network, and begins again: a generator
+            # would be some batches further by then.
+            images, labels = next(batches())
+            signature = [tensorflow.TensorSpec(array.shape, array.dtype) for array in (images, labels)]
+            return tensorflow.data.Dataset.from_generator(batches, output_signature=tuple(signature)).prefetch(2)
+    return made_ahead(batches())
 
 
 def loss_gradient(network, x, t):
@@ -634,7 +657,7 @@ def train(model, batches, held_out, log_dir, *, recipe, batch_size, epochs, step
         if recorder.epoch >= last or recorder.stopped:
             continue
         recorder.begin_phase(first, brakes, learning_rate)
-        model.fit(made_ahead(batches(recorder.epoch * steps_per_epoch)), initial_epoch=recorder.epoch, epochs=last,
+        model.fit(feed(functools.partial(batches, recorder.epoch * steps_per_epoch)), initial_epoch=recorder.epoch, epochs=last,
                   steps_per_epoch=steps_per_epoch, shuffle=False, validation_data=held_out, validation_batch_size=256,
                   callbacks=[*brakes, recorder], verbose=1 if sys.stdout.isatty() else 2)
     with whole_file(log_dir / "model.keras") as path:

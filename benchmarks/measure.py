@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 
 def in_turns(contenders, rounds=5, seconds=0.5):
-    """Runs every contender for a while, then all of them again, `rounds` times.
+    """Runs every contender for a while, then all of them again, `rounds` times. With 0 seconds, once each.
 
     Each lives in a process of its own, so that libraries do not disturb each other, and waits while another has its turn.
 
@@ -32,27 +32,29 @@ def in_turns(contenders, rounds=5, seconds=0.5):
     """
     context = multiprocessing.get_context("spawn")
     runners, rates, absent = {}, {}, {}
-    for name, contender in contenders.items():
-        show(f"preparing: {name}")
-        here, there = context.Pipe()
-        process = context.Process(target=take_turns, args=(there, *contender), daemon=True)
-        process.start()
-        there.close()
-        runners[name] = here
-        rates[name] = []
-    for number in range(rounds + 1):  # the first is only whether it works
-        for name, runner in list(runners.items()):
-            show(f"round {number} of {rounds}: {name}")
-            try:
-                runner.send(seconds if number else 0)
-                answer = runner.recv()
-            except (EOFError, OSError):
-                answer = "crashed"
-            if isinstance(answer, str):
-                absent[name] = answer
-                del runners[name], rates[name]
-            elif number:
-                rates[name].append(answer)
+    try:
+        for name, contender in contenders.items():
+            show(f"preparing: {name}")
+            runners[name], there = context.Pipe()
+            context.Process(target=take_turns, args=(there, *contender)).start()
+            there.close()
+            rates[name] = []
+        for number in range(rounds + 1):  # the first is only whether it works
+            for name in list(rates):
+                show(f"round {number} of {rounds}: {name}")
+                try:
+                    runners[name].send(seconds if number else None)
+                    answer = runners[name].recv()
+                except (EOFError, OSError):
+                    answer = "crashed"
+                if isinstance(answer, str):
+                    absent[name] = answer
+                    del rates[name]
+                elif number:
+                    rates[name].append(answer)
+    finally:
+        for runner in runners.values():
+            runner.close()  # at which its process ends
     show("")
     return {name: np.array(values) for name, values in rates.items()}, absent
 
@@ -72,11 +74,34 @@ def take_turns(pipe, prepare, *arguments):
         if work is None:
             pipe.send(trouble)
             return
-        work()  # back into the processor's caches
-        images, begin = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - begin) < seconds:
+        if seconds is None:  # only whether it works
+            pipe.send(0.0)
+            continue
+        if seconds:
+            work()  # back into the processor's caches
+        images, begin, elapsed = 0, time.perf_counter(), 0.0
+        while elapsed <= seconds:
             images += work()
+            elapsed = time.perf_counter() - begin
         pipe.send(images / elapsed)
+
+
+def peak_memory(prepare, *arguments):
+    """The largest resident memory, in MiB, of a process of its own that prepares a contender and lets it work twice."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    context.Process(target=report_peak, args=(there, prepare, *arguments)).start()
+    there.close()
+    return here.recv()
+
+
+def report_peak(pipe, prepare, *arguments):
+    import resource
+
+    work = prepare(*arguments)
+    work()
+    work()
+    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20))
 
 
 def show(text):

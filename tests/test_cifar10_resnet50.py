@@ -1,8 +1,10 @@
 """The data, the network and the training: what the article meant, and what a kill must not change."""
 
 import json
+import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -405,3 +407,171 @@ def test_missing_damaged_or_changed_earlier_step(teacher, tmp_path):
     (tmp_path / "t" / "run.json").write_text("{")
     with pytest.raises(step1.UserError, match="not JSON"):
         step1.load_model(tmp_path / "t")
+
+
+# --- many files, and batches made ahead ---
+
+
+def test_many_files_are_read_in_order_whatever_their_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(step1, "CHUNK", 3)
+    rng, paths = np.random.default_rng(0), []
+    for i in range(23):
+        paths.append(tmp_path / f"{i:02d}.png")
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(paths[-1])
+    expected = {path: np.array(Image.open(path)) for path in paths}
+    for i in (0, 7, 22):
+        paths[i].write_bytes(b"not this one")
+    images, unreadable = step1.read_images(paths)
+    assert unreadable == [(paths[i], "not an image") for i in (0, 7, 22)]
+    assert (images == [expected[path] for i, path in enumerate(paths) if i not in (0, 7, 22)]).all()
+
+
+def test_large_jpeg_at_reduced_scale_looks_the_same(tmp_path, photos, monkeypatch):
+    for i, size in enumerate(((500, 375), (333, 1000), (1600, 1200), (160, 160))):
+        image = Image.fromarray(photos[i]).resize(size, Image.Resampling.BICUBIC)
+        texture = np.random.default_rng(i).normal(0, 8, (size[1], size[0], 3))
+        image = Image.fromarray(np.clip(np.asarray(image) + texture, 0, 255).astype(np.uint8))
+        exif = Image.Exif()
+        exif[step1.ORIENTATION] = 6  # and turned
+        image.save(tmp_path / "photo.jpg", quality=90, exif=exif)
+        sizes, to_rgb = [], step1.to_rgb
+        monkeypatch.setattr(step1, "to_rgb", lambda image: sizes.append(image.size) or to_rgb(image))
+        reduced = step1.read_image(tmp_path / "photo.jpg").astype(int)
+        monkeypatch.setattr(step1, "JPEG_DETAIL", 1000)
+        whole = step1.read_image(tmp_path / "photo.jpg").astype(int)
+        monkeypatch.undo()
+        assert sizes[1] == size[::-1] and min(sizes[0]) >= 4 * 32 and (size == (160, 160) or sizes[0][0] <= sizes[1][0] / 2 + 1)
+        assert np.abs(reduced - whole).mean() < 1 and np.abs(reduced - whole).max() < 16
+
+
+def test_made_ahead_gives_the_same_items_and_their_error():
+    def numbers():
+        yield from range(100)
+        raise ValueError("at the end")
+
+    seen = []
+    with pytest.raises(ValueError, match="at the end"):
+        for number in step1.made_ahead(numbers()):
+            seen.append(number)
+    assert seen == list(range(100)) and list(step1.made_ahead(iter([1, 2]))) == [1, 2]
+
+
+def test_made_ahead_is_ahead_but_not_by_more_than_asked_for():
+    made = []
+    ahead = step1.made_ahead((made.append(i) or i for i in range(100)), ahead=3)
+    assert next(ahead) == 0
+    while len(made) < 4:
+        time.sleep(0.001)
+    time.sleep(0.02)
+    assert made == [0, 1, 2, 3]  # the one in use and three more
+    ahead.close()
+
+
+# --- precision and devices ---
+
+
+def test_bfloat16_trains_and_its_network_reads_like_any_other(toy, tmp_path):
+    step1.main(["--data", str(toy), "--recipe", "fast", "--epochs", "2", "--precision", "bfloat16", *TINY, "--log-dir", str(tmp_path / "t")])
+    assert keras.config.dtype_policy().name == "float32"  # as before
+    model, record = step1.load_model(tmp_path / "t")
+    assert record["arguments"]["precision"] == "bfloat16"
+    convolution = model.get_layer("stage1_block1_conv2")
+    assert convolution.compute_dtype == "bfloat16" and convolution.kernel.dtype == "float32"
+    probabilities = step1.predict(model, step1.load_data(str(toy)).x_test)
+    assert probabilities.dtype == np.float32 and probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    assert (np.load(tmp_path / "t" / "predictions.npz")["test"] == probabilities).all()
+
+
+ON_TWO_DEVICES = """
+import sys
+sys.path.insert(0, {root!r})
+import cifar10_resnet50 as step1
+import keras
+import numpy as np
+
+class NoNorm(keras.layers.Identity):  # batch normalization's statistics differ from engine to engine
+    pass
+
+keras.layers.BatchNormalization = NoNorm
+if keras.backend.backend() == "tensorflow":
+    import tensorflow
+    tensorflow.config.set_logical_device_configuration(
+        tensorflow.config.list_physical_devices("CPU")[0], [tensorflow.config.LogicalDeviceConfiguration()] * 2)
+rng = np.random.default_rng(0)
+x, t = rng.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), np.eye(10, dtype=np.float32)[rng.integers(0, 10, 64)]
+losses, weights = [], []
+for devices in ("one", "all"):
+    step1.prepare_backend(0)
+    with step1.on_hardware("float32", devices, 16):
+        model = step1.build_resnet(14, 0.0625)
+        step1.compile_model(model, step1.RECIPES["fast"], 1e-3, 12)
+        def batches():
+            return ((images, labels) for _, images, labels in step1.shuffled_batches(x, t, 16))
+
+        fit = model.fit(step1.feed(batches), steps_per_epoch=4, epochs=3, shuffle=False, validation_data=(x[:40], t[:40]), verbose=0)
+        losses.append([*fit.history["loss"], *fit.history["val_loss"]])
+        weights.append(np.concatenate([np.ravel(w) for w in model.get_weights()]))
+assert len(set(losses[0])) == 6 and np.abs(np.subtract(*losses)).max() < 1e-4, losses
+assert np.abs(weights[0] - weights[1]).max() < 1e-3
+with step1.on_hardware("float32", "one", 16):
+    pass
+try:
+    with step1.on_hardware("float32", "all", 17):
+        pass
+except step1.UserError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_two_devices_share_a_batch_and_learn_the_same(backend):
+    pytest.importorskip(backend)
+    environment = os.environ | {"KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    result = subprocess.run([sys.executable, "-c", ON_TWO_DEVICES.format(root=str(ROOT))], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "2 devices, 8 images of each batch on each" in result.stdout
+    assert "2 devices cannot share a batch of 17 equally" in result.stdout
+
+
+TWO_PROCESSES = """
+import sys
+sys.path.insert(0, {root!r})
+import cifar10_resnet50 as step1
+import keras
+import numpy as np
+
+processes, process, port = map(int, sys.argv[1:])
+if processes > 1:
+    keras.distribution.initialize(f"localhost:{{port}}", processes, process)
+step1.prepare_backend(0)
+rng = np.random.default_rng(0)
+x, t = rng.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), np.eye(10, dtype=np.float32)[rng.integers(0, 10, 64)]
+with step1.on_hardware("float32", "all", 16):
+    model = step1.build_resnet(14, 0.0625)
+    step1.compile_model(model, step1.RECIPES["fast"], 1e-3, 12)
+    mine = slice(process * 16 // processes, (process + 1) * 16 // processes)  # of each batch
+    batches = ((images[mine], labels[mine]) for _, images, labels in step1.shuffled_batches(x, t, 16))
+    fit = model.fit(step1.made_ahead(batches), steps_per_epoch=4, epochs=3, shuffle=False, verbose=0)
+print(*fit.history["loss"])
+"""
+
+
+def test_two_processes_share_a_batch_and_learn_the_same():
+    pytest.importorskip("jax")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+
+    def run(*numbers):
+        return subprocess.Popen([sys.executable, "-c", TWO_PROCESSES.format(root=str(ROOT)), *map(str, numbers)], stdout=subprocess.PIPE,
+                                text=True, env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"})
+
+    alone, *two = run(1, 0, 0), run(2, 0, port), run(2, 1, port)
+    losses = [[float(word) for word in process.communicate(timeout=300)[0].splitlines()[-1].split()] for process in (alone, *two)]
+    assert len(set(losses[0])) == 3 and losses[1] == losses[2] and losses[1] == pytest.approx(losses[0], abs=1e-4)
+
+
+def test_all_devices_is_a_training_like_any_other(toy, tmp_path):
+    step1.main(["--data", str(toy), "--recipe", "fast", "--epochs", "1", "--devices", "all", *TINY, "--log-dir", str(tmp_path / "t")])
+    model, record = step1.load_model(tmp_path / "t")
+    assert record["arguments"]["devices"] == "all" and 0 <= record["test_accuracy"] <= 1

@@ -1,5 +1,6 @@
 """The steps together, as a user runs them; and what importing them must not do."""
 
+import os
 import subprocess
 import sys
 
@@ -86,6 +87,15 @@ def test_every_script_explains_itself(script, capsys):
         importlib.import_module(script.split("/")[-1]).main(["--help"])
     out = capsys.readouterr().out
     assert exit.value.code == 0 and f"python {script}.py" in out
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, "data/make_toy", "data/make_corrupted"])
+def test_help_imports_nothing_that_takes_seconds(script, tmp_path):
+    for name in ("keras", "tensorflow", "numba"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+    command, environment = [sys.executable, str(ROOT / f"{script}.py")], os.environ | {"PYTHONPATH": str(tmp_path)}
+    result = subprocess.run([*command, "--help"], env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "") and f"python {script}.py" in result.stdout
 
 
 def test_a_users_mistake_gives_one_line_from_the_shell(tmp_path):
