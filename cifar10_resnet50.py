@@ -25,6 +25,7 @@ import multiprocessing
 import os
 import pathlib
 import platform
+import secrets
 import signal
 import stat
 import sys
@@ -33,6 +34,11 @@ import unittest.mock
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow talks at every import otherwise; its errors still raise
 if {"-h", "--help"} & set(sys.argv[1:]):  # what takes seconds to import is not needed to explain a script
@@ -61,6 +67,9 @@ BLOCKS_PER_STAGE = {
     152: (3, 8, 36, 3),
 }
 STEM_FILTERS = 32
+SEAL = "sha256_of_the_rest"
+UNFINISHED = ".unfinished-"  # begins the name of a file that is being written
+OCCUPIED = {}  # folders that this process writes its runs to, and their open lock files
 
 
 class UserError(Exception):
@@ -229,6 +238,8 @@ def live_and_die_with_parent():
     """A worker leaves Ctrl-C to the script, and does not outlive it: the kernel sees to that."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    for lock in OCCUPIED.values():
+        lock.close()
 
 
 def read_image(file):
@@ -685,11 +696,12 @@ class Recorder(keras.callbacks.Callback):
         if not self.state_file.exists():
             return
         state = read_json(self.state_file)
-        self.epoch, self.stopped, self.seconds = state["epoch"], state["stopped"], state["seconds"]
-        self.history = read_history(self.log_dir / "history.csv")[:self.epoch]
-        if self.epoch:
-            model.optimizer.build(model.trainable_variables)
-            model.load_weights(self.state_file.with_name(state["weights"]))
+        self.epoch, self.stopped, self.seconds, self.history = (state[key] for key in ("epoch", "stopped", "seconds", "history"))
+        weights = self.state_file.with_name(state["weights"])
+        if not weights.exists() or sha256(weights) != state["weights_sha256"]:
+            raise UserError(f"{weights}: missing, or not what its run wrote. Delete {self.log_dir} and train again")
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(weights)
 
     def begin_phase(self, first_epoch, brakes, learning_rate):
         self.first_epoch, self.brakes, self.learning_rate = first_epoch, brakes, learning_rate
@@ -729,7 +741,8 @@ class Recorder(keras.callbacks.Callback):
         with whole_file(weights) as path:
             self.model.save_weights(path)
         # state.json names the weights it belongs to: until it is renamed into place, the old pair counts.
-        write_json(self.state_file, {"epoch": self.epoch, "weights": weights.name, "seconds": round(self.seconds, 3),
+        write_json(self.state_file, {"epoch": self.epoch, "weights": weights.name, "weights_sha256": sha256(weights),
+                                     "history": self.history, "seconds": round(self.seconds, 3),
                                      "stopped": bool(self.model.stop_training)})
         for old in set(self.state_file.parent.glob("epoch*.weights.h5")) - {weights}:
             old.unlink()
@@ -782,17 +795,45 @@ def score(probabilities, t):
 
 @contextlib.contextmanager
 def whole_file(path):
-    """Gives a path beside `path` to write to, and renames it into place when all went well."""
+    """Gives a path beside `path` to write to, and renames it into place when all went well and is on the disk."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".unfinished-{path.name}")
+    beside = path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}-{path.name}")  # a name that nobody can have put there
     try:
         yield beside
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
+        if os.name == "posix":  # the new name, too
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def occupy(folder):
+    """Keeps a folder for this process until it ends, however it ends, and sweeps out what a killed one left unfinished.
+
+    Raises: UserError where another process has it.
+    """
+    folder = pathlib.Path(folder).resolve()
+    if folder in OCCUPIED:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = open(folder / ".lock", "a")
+    for attempt in range(20):  # the workers of a killed run may hold it for another moment
+        try:
+            if fcntl:  # absent on Windows
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            time.sleep(0.1)
+    else:
+        raise UserError(f"{folder}: another run is writing there right now; let it finish, or choose another folder")
+    OCCUPIED[folder] = lock
+    for path in folder.rglob(f"{UNFINISHED}*"):
+        path.unlink()
 
 
 def sha256(*parts):
@@ -808,16 +849,25 @@ def sha256(*parts):
     return digest.hexdigest()
 
 
-def read_json(path):
-    try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: damaged, not JSON ({error})") from error
-
-
-def write_json(path, content):
+def write_json(path, content, sealed=True):
+    """Writes a dictionary. Sealed, it carries the sha256 of itself, by which read_json sees that it was not changed."""
+    if sealed:
+        content = {**content, SEAL: sha256(json.dumps(content).encode())}
     with whole_file(path) as beside:
         beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(path):
+    """What write_json wrote. Raises: UserError where it is anything else."""
+    try:
+        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged, not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: damaged, or of another program")
+    if (seal := content.pop(SEAL, None)) and seal != sha256(json.dumps(content).encode()):
+        raise UserError(f"{path}: damaged, or changed by hand: it is not what its run wrote")
+    return content
 
 
 def read_history(path):
@@ -843,6 +893,7 @@ def open_run(log_dir, script, arguments, made_from, resumable=True):
     Raises: UserError where log_dir holds a run made with other arguments or from other files. One that is
         neither finished nor resumable, of the same script, holds nothing worth keeping, and gives way.
     """
+    occupy(log_dir)
     path = pathlib.Path(log_dir) / "run.json"
     record = {"script": script, "finished": False, "arguments": arguments, "made_from": made_from,
               "versions": {"python": platform.python_version(), "keras": keras.__version__, "numpy": np.__version__,
@@ -898,7 +949,7 @@ def load_run(log_dir, made_by):
 def read_record(path):
     """A run.json. Raises: UserError where it is not one."""
     record = read_json(path)
-    if not isinstance(record, dict) or not {"script", "finished", "arguments", "made_from"} <= set(record):
+    if not {"script", "finished", "arguments", "made_from"} <= set(record):
         raise UserError(f"{path}: damaged, or of another program: it does not describe a run")
     return record
 
@@ -916,8 +967,8 @@ def load_model(log_dir, made_by="python cifar10_resnet50.py"):
         raise UserError(f"{path}: missing, or not the file that its run wrote. Delete {log_dir} and run: {made_by}")
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True), record
-    except (ValueError, TypeError, OSError) as error:
-        raise UserError(f"{path}: cannot be loaded ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # a forged archive, configuration or weights file raises almost anything
+        raise UserError(f"{path}: cannot be loaded ({type(error).__name__}: {(str(error).splitlines() or ['?'])[0]})") from error
 
 
 # --- the command line ----------------------------------------------------------------------------

@@ -102,6 +102,8 @@ def main(argv=None):
     record = step1.begin_training(args.log_dir, "data_generator.py", settings, made_from, data)
     if not record:
         return
+    if args.pseudo != "none":
+        record["pseudo_folder"] = args.pseudo  # where step 5 may look for them
 
     steps, batch_size = settings["epochs"] * settings["steps_per_epoch"], settings["batch_size"]
     with step1.on_hardware(settings["precision"], args.devices, batch_size):

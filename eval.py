@@ -26,6 +26,7 @@ from dataclasses import dataclass
 
 import cifar10_resnet50 as step1  # first: it quietens the backend
 import imagenet_dummy_label as step2
+import overlap
 import report
 import robustness
 import stochastic_resblock  # noqa: F401  the student's layers must be known to load it
@@ -152,6 +153,7 @@ class Run:
     calibrated: np.ndarray  # the same at the temperature that suits the validation images
     temperature: float
     y: np.ndarray  # the test images' classes, int (N,)
+    split: dict = None  # split.npz: int indices train, val, rest
 
     def __post_init__(self):
         self.seed = self.record["arguments"]["seed"]
@@ -269,7 +271,8 @@ def load_runs(trainings):
             raise step1.UserError(f"{folder} was trained on other data than {first}: their tables do not compare")
         try:
             with np.load(folder / "split.npz", allow_pickle=False) as split:
-                with_split = dataclasses.replace(data, **{name: split[name] for name in ("train", "val", "rest")})
+                parts = {name: split[name] for name in ("train", "val", "rest")}
+            with_split = dataclasses.replace(data, **parts)
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise step1.UserError(f"{folder / 'split.npz'}: damaged ({error}). Delete {folder} and train again") from error
         if with_split.lineage()["split_sha256"] != made_from["split_sha256"]:
@@ -279,7 +282,7 @@ def load_runs(trainings):
         if len(with_split.val):
             temperature = step2.fit_temperature(predictions["validation"], with_split.validation()[1])
         runs.append(Run(folder, record, step1.read_history(folder / "history.csv"), predictions["test"],
-                        step2.with_temperature(predictions["test"], temperature), temperature, data.y_test))
+                        step2.with_temperature(predictions["test"], temperature), temperature, data.y_test, parts))
     return runs, data
 
 
@@ -642,12 +645,15 @@ def main(argv=None):
     parser.add_argument("--robust-images", type=step1.number(int, 1), metavar="N",
                         help=f"corrupted: of each severity (all); adversarial: test images ({ADVERSARIAL_IMAGES})")
     parser.add_argument("--robust-seeds", type=step1.number(int, 1), metavar="N", help="test the first N seeds of each cell (all)")
+    parser.add_argument("--check-overlap", action="store_true",
+                        help="look for near copies of test images among the images trained on, too")
     args = parser.parse_args(argv)
     step1.prepare_backend(0)
 
     # The runs, as cells
     trainings, labellings = find_runs(args.runs)
     runs, data = load_runs(trainings)
+    overlap.check(runs, data, args.check_overlap, args.out)
     cells = in_order(group(runs))
 
     # The answers
@@ -668,7 +674,7 @@ def main(argv=None):
         print(f"{answer.question}  {answer.in_words()}")
     with step1.whole_file(args.out / "results.md") as path:
         path.write_text("\n\n".join(f"## {title}\n\n{found[title][0]}\n\n{text[title]}" for title in found) + "\n", encoding="utf-8")
-    step1.write_json(args.out / "results.json", as_json(cells, answers, two_by_two, labels))
+    step1.write_json(args.out / "results.json", as_json(cells, answers, two_by_two, labels), sealed=False)
 
     # What to look at
     pictures = report.draw_all(cells, usual_cells(cells), answers, labels, data, args.out)

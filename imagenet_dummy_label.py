@@ -388,7 +388,14 @@ def load_pseudo(folder, data):
         path = pathlib.Path(folder) / f"{name}.npy"
         if not path.exists() or step1.sha256(path) != record["sha256"][name]:
             raise step1.UserError(f"{path}: missing, or not the file that its run wrote. Delete {folder} and label again")
-        arrays[name] = np.load(path, allow_pickle=False).astype(dtype, copy=False)
+        try:
+            arrays[name] = np.load(path, allow_pickle=False).astype(dtype, copy=False)
+        except Exception as error:  # a forged header raises almost anything
+            raise step1.UserError(f"{path}: not an array of numbers ({type(error).__name__}). Delete {folder} and label again") from error
+    shapes, kept = tuple(array.shape for array in arrays.values()), len(arrays["x"]) if arrays["x"].ndim else 0
+    if shapes[:2] != ((kept, *data.x.shape[1:]), (kept, data.num_classes)) or arrays["index"].ndim != 1 or not (
+            (0 <= arrays["index"]) & (arrays["index"] < kept)).all():
+        raise step1.UserError(f"{folder}: images, labels and index do not fit together ({shapes}). Delete it and label again")
     return PseudoLabels(**arrays, record=record)
 
 
