@@ -402,7 +402,7 @@ def test_missing_damaged_or_changed_earlier_step(teacher, tmp_path):
     with pytest.raises(step1.UserError, match="holds another run"):
         step1.open_run(tmp_path / "t", "imagenet_dummy_label.py", {}, {}, resumable=False)  # an unfinished training stays
     (tmp_path / "t" / "run.json").write_text("[]")
-    with pytest.raises(step1.UserError, match="does not describe a run"):
+    with pytest.raises(step1.UserError, match="damaged, or of another program"):
         step1.load_model(tmp_path / "t")
     (tmp_path / "t" / "run.json").write_text("{")
     with pytest.raises(step1.UserError, match="not JSON"):
