@@ -818,10 +818,8 @@ def occupy(folder):
     Raises: UserError where another process has it.
     """
     folder = pathlib.Path(folder).resolve()
-    if folder in OCCUPIED:
-        return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = open(folder / ".lock", "a")
+    lock = OCCUPIED.get(folder) or open(folder / ".lock", "a")
     for attempt in range(20):  # the workers of a killed run may hold it for another moment
         try:
             if fcntl:  # absent on Windows

@@ -225,6 +225,7 @@ def claim(out, settings):
         raise step1.UserError(f"{out} holds something that this script has not made. Give another folder")
     else:
         step1.write_json(made, settings)
+    step1.occupy(out)
 
 
 def save(path, array):

@@ -206,7 +206,7 @@ def test_what_it_leaves_behind(pseudo, teacher, toy):
         assert (np.diff(read.y[hard == c].max(axis=1)) <= 0).all()  # the most confident first
     rows = list(csv.DictReader(open(pseudo / "images.csv", newline="")))
     assert len(rows) == 100 and {row["status"] for row in rows} == {"kept"} and {row["source"] for row in rows} == {str(toy / "unlabeled"), "rest"}
-    assert {path.name for path in pseudo.iterdir()} == {"x.npy", "y.npy", "index.npy", "images.csv", "run.json", "montage.png", "confidence.png",
+    assert {path.name for path in pseudo.iterdir() if path.name != ".lock"} == {"x.npy", "y.npy", "index.npy", "images.csv", "run.json", "montage.png", "confidence.png",
                                                         "mistakes.png"}
     record = step1.read_json(pseudo / "run.json")
     assert record["audit"]["kept"]["truth_known"] == 100 and record["temperature"] != 1

@@ -45,7 +45,7 @@ def whole(toy, tmp_path_factory):
 
 def test_layout(whole, toy):
     data = step1.load_data(str(toy))
-    others = {"labels.npy", "index.npy", "overview.png", "made.json"}
+    others = {".lock", "labels.npy", "index.npy", "overview.png", "made.json"}
     assert {path.name for path in whole.iterdir()} == others | {f"{name}.npy" for name in CORRUPTIONS}
     for name in CORRUPTIONS:
         images = np.load(whole / f"{name}.npy")
@@ -319,7 +319,7 @@ def test_half_a_set_has_no_labels(toy, tmp_path, monkeypatch, capsys):
         patched.setitem(CORRUPTIONS, "contrast", (full_disk, (0,) * 5))
         with pytest.raises(OSError):
             make_corrupted.main(command)
-    assert {path.name for path in tmp_path.iterdir()} == {"made.json", "index.npy", "fog.npy"}
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "made.json", "index.npy", "fog.npy"}
     capsys.readouterr()
     make_corrupted.main(command)
     assert "fog: " not in capsys.readouterr().out and (tmp_path / "labels.npy").exists()
