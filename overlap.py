@@ -4,6 +4,7 @@ Used by eval.py. Exact copies are looked for always; copies that were cropped, r
 --check-overlap. CIFAR-10 is known for some of both (Barz and Denzler 2020, "Do we train on test data?").
 """
 
+import math
 import pathlib
 
 import cifar10_resnet50 as step1  # first: it quietens the backend
@@ -53,7 +54,7 @@ def perceptual_hash(x):
 
 def correlation(a, b):
     """Of the pixels of pairs of images, uint8 (P, 32, 32, 3) each: float (P,), 1 where they differ in contrast alone."""
-    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (a, b))
+    a, b = (x.reshape(len(x), math.prod(x.shape[1:])).astype(np.float64) for x in (a, b))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     return (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1) + 1e-9)
 
