@@ -14,11 +14,11 @@ Kill it whenever you like: the same command goes on after the last finished epoc
 """
 
 import argparse
-import pathlib
 
 import cifar10_resnet50 as step1  # first: it quietens the backend
 import fast_augment
 import imagenet_dummy_label as step2
+import overlap
 from Rand_Augment import LEVELS, Rand_Augment
 from stochastic_resblock import add_model_noise_arguments, build_student
 
@@ -67,9 +67,8 @@ def data_generator(x_train, y_train, batch_size, data_aug, seed=0, first_batch=0
 
 def refuse_overlap(x, data):
     """Raises: UserError if pseudo-labelled images x, uint8 (K, 32, 32, 3), are validation or test images."""
-    held_out = {image.tobytes() for image in (*data.validation()[0], *data.x_test)}
-    if overlap := sum(image.tobytes() in held_out for image in x):
-        raise step1.UserError(f"{overlap:,} of {len(x):,} pseudo-labelled images are test or validation images, and the table "
+    if copies := overlap.exact_copies(x, (*data.validation()[0], *data.x_test)):
+        raise step1.UserError(f"{copies:,} of {len(x):,} pseudo-labelled images are test or validation images, and the table "
                               "would mean nothing: label other images")
 
 
@@ -96,7 +95,7 @@ def main(argv=None):
         x_train = step1.JoinedRows((data.x, data.train), (pseudo.x, pseudo.index))
         y_train = step1.JoinedRows((data.one_hot(data.y), data.train), (pseudo.y, pseudo.index))
         cell |= {"pseudo": pseudo.record["teacher_cell"], "labelling": pseudo.record["arguments"]}
-        made_from |= {"pseudo_sha256": step1.sha256(*(pathlib.Path(args.pseudo) / f"{name}.npy" for name in ("x", "y", "index"))),
+        made_from |= {"pseudo_sha256": step1.sha256(*step2.array_files(args.pseudo)),
                       "pseudo_of": pseudo.record["made_from"]["teacher_sha256"]}
         print(f"{args.pseudo}: {len(pseudo.x):,} images with pseudo-labels, {len(pseudo.index):,} after balancing")
     record = step1.begin_training(args.log_dir, "data_generator.py", settings, made_from, data)

@@ -374,6 +374,11 @@ class PseudoLabels:
     record: dict
 
 
+def array_files(folder):
+    """The paths of x.npy, y.npy and index.npy, in this order."""
+    return [pathlib.Path(folder) / f"{name}.npy" for name in ("x", "y", "index")]
+
+
 def load_pseudo(folder, data):
     """Reads what this script wrote, and refuses what does not belong to `data` (step 1's Dataset)."""
     record = step1.load_run(folder, "python imagenet_dummy_label.py IMAGES")
@@ -384,8 +389,8 @@ def load_pseudo(folder, data):
             what = "data set" if key == "data_sha256" else "choice of labelled images (--num-labeled, --seed, --validation)"
             raise step1.UserError(f"{folder}: its teacher was trained on another {what}")
     arrays = {}
-    for name, dtype in (("x", np.uint8), ("y", np.float32), ("index", np.int64)):
-        path = pathlib.Path(folder) / f"{name}.npy"
+    for path, dtype in zip(array_files(folder), (np.uint8, np.float32, np.int64)):
+        name = path.stem
         if not path.exists() or step1.sha256(path) != record["sha256"][name]:
             raise step1.UserError(f"{path}: missing, or not the file that its run wrote. Delete {folder} and label again")
         try:

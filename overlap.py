@@ -1,13 +1,13 @@
 """Are test images among those that were trained on? If so, a table flatters.
 
-Used by eval.py. Exact copies are looked for always; copies that were cropped, recoloured, compressed or mirrored with
+Used by data_generator.py and eval.py. Exact copies are looked for always; copies that were cropped, recoloured, compressed or mirrored with
 --check-overlap. CIFAR-10 is known for some of both (Barz and Denzler 2020, "Do we train on test data?").
 """
 
 import math
-import pathlib
 
 import cifar10_resnet50 as step1  # first: it quietens the backend
+import imagenet_dummy_label as step2
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def trained_on(runs, data):
     images, gone = {"training images": data.x[labelled]}, []
     for folder, expected in {(run.record["pseudo_folder"], run.record["made_from"]["pseudo_sha256"])
                              for run in runs if "pseudo_folder" in run.record}:
-        files = [pathlib.Path(folder) / f"{name}.npy" for name in ("x", "y", "index")]
+        files = step2.array_files(folder)
         if all(path.exists() for path in files) and step1.sha256(*files) == expected:
             images[f"pseudo-labelled images in {folder}"] = np.load(files[0], allow_pickle=False)
         else:
@@ -70,10 +70,10 @@ def near_copies(x_test, x):
     Returns: int (M, 2) pairs of indices into x_test and x, one per test image found, and their correlations, float (M,),
         the most alike first.
     """
-    best = {}
+    best, theirs = {}, perceptual_hash(x)
     for mirrored in (False, True):
         shown = x_test[:, :, ::-1] if mirrored else x_test
-        ours, theirs = perceptual_hash(shown), perceptual_hash(x)
+        ours = perceptual_hash(shown)
         for start in range(0, len(ours), 100):
             apart = np.bitwise_count(ours[start:start + 100, None] ^ theirs[None])
             i, j = np.nonzero(apart <= BITS_APART)

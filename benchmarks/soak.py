@@ -93,7 +93,7 @@ def what_labelling_left(folder):
 
 
 def unfinished(folder):
-    return [path for path in pathlib.Path(folder).rglob(".unfinished-*")]
+    return list(pathlib.Path(folder).rglob(".unfinished-*"))
 
 
 def killed_and_finished(command, flag, folder, seconds, kills, rng, variants=((),)):

@@ -221,7 +221,7 @@ def claim(out, settings):
         if other:
             raise step1.UserError(f"{out} holds a set made with other arguments (see {', '.join(other)} in {made}). "
                                   "Give another folder, or delete it")
-    elif out.is_dir() and any(not path.name.startswith(".unfinished-") for path in out.iterdir()):
+    elif out.is_dir() and any(not path.name.startswith(step1.UNFINISHED) for path in out.iterdir()):
         raise step1.UserError(f"{out} holds something that this script has not made. Give another folder")
     else:
         step1.write_json(made, settings)
