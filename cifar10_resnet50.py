@@ -19,6 +19,7 @@ import csv
 import ctypes
 import functools
 import hashlib
+import io
 import json
 import math
 import multiprocessing
@@ -31,8 +32,9 @@ import stat
 import sys
 import time
 import unittest.mock
+import warnings
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 try:
@@ -40,11 +42,30 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow talks at every import otherwise; its errors still raise
+
+
+@contextlib.contextmanager
+def quiet():
+    """TensorFlow talks at every import, on some processors whatever its log level is. Its errors still raise.
+    To hear it, set TF_CPP_MIN_LOG_LEVEL=0."""
+    silent = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3" and sys.stderr  # None: there is nobody to hear it
+    if silent:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        if silent:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
+
+
 if {"-h", "--help"} & set(sys.argv[1:]):  # what takes seconds to import is not needed to explain a script
     sys.modules |= {name: unittest.mock.MagicMock() for name in ("keras", "numba", "numba.extending", "llvmlite")}
 
-import keras
+with quiet():
+    import keras
 import numpy as np
 from keras import layers
 from PIL import Image, ImageOps
@@ -53,6 +74,7 @@ IMAGE_SIZE = 32  # pixels, both ways: CIFAR-10's
 VALIDATION_SHARE, VALIDATION_MOST = 0.1, 5000  # of the labelled images; never of the test set
 CHUNK = 64  # files that a worker is given at a time
 JPEG_DETAIL = 4  # a large JPEG is decoded at no less than so many times IMAGE_SIZE: see read_image
+warnings.filterwarnings("ignore", module=r"PIL\.")  # thousands of them in a bad folder; what cannot be read is reported
 ORIENTATION = 0x0112  # the EXIF tag that says how a camera was held; 1 is upright
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # the decoders we let files reach
 
@@ -74,6 +96,10 @@ OCCUPIED = {}  # folders that this process writes its runs to, and their open lo
 
 class UserError(Exception):
     """Something the user can put right: shown as one line, without a traceback."""
+
+
+def first_line(error):
+    return (str(error).splitlines() or ["?"])[0]
 
 
 # --- the data ------------------------------------------------------------------------------------
@@ -700,8 +726,17 @@ class Recorder(keras.callbacks.Callback):
         weights = self.state_file.with_name(state["weights"])
         if not weights.exists() or sha256(weights) != state["weights_sha256"]:
             raise UserError(f"{weights}: missing, or not what its run wrote. Delete {self.log_dir} and train again")
+        try:
+            with open(weights, "rb") as file:
+                for variable in self.variables(model):
+                    variable.assign(np.load(file, allow_pickle=False))
+        except (ValueError, EOFError) as error:
+            raise UserError(f"{weights}: of another network or version. Delete {self.log_dir} and train again") from error
+
+    def variables(self, model):
+        """All that a training changes: weights, running statistics, random states, the optimizer's moments and its clock."""
         model.optimizer.build(model.trainable_variables)
-        model.load_weights(weights)
+        return [*model.variables, *model.optimizer.variables]
 
     def begin_phase(self, first_epoch, brakes, learning_rate):
         self.first_epoch, self.brakes, self.learning_rate = first_epoch, brakes, learning_rate
@@ -737,14 +772,15 @@ class Recorder(keras.callbacks.Callback):
             with whole_file(self.log_dir / "best.keras") as path:
                 self.model.save(path, include_optimizer=False)
         self.epoch, self.seconds = epoch + 1, time.monotonic() - self.started
-        weights = self.state_file.with_name(f"epoch{self.epoch:04d}.weights.h5")
-        with whole_file(weights) as path:
-            self.model.save_weights(path)
+        weights = self.state_file.with_name(f"epoch{self.epoch:04d}.npy")
+        with whole_file(weights) as path, open(path, "wb") as file:
+            for variable in self.variables(self.model):
+                np.save(file, keras.ops.convert_to_numpy(variable), allow_pickle=False)
         # state.json names the weights it belongs to: until it is renamed into place, the old pair counts.
         write_json(self.state_file, {"epoch": self.epoch, "weights": weights.name, "weights_sha256": sha256(weights),
                                      "history": self.history, "seconds": round(self.seconds, 3),
                                      "stopped": bool(self.model.stop_training)})
-        for old in set(self.state_file.parent.glob("epoch*.weights.h5")) - {weights}:
+        for old in set(self.state_file.parent.glob("epoch*.npy")) - {weights}:
             old.unlink()
 
 
@@ -775,8 +811,7 @@ def save_predictions(log_dir, model, data):
     """
     predictions = {"test": predict(model, data.x_test), "validation": predict(model, data.validation()[0]),
                    "made_from": predictions_key(sha256(pathlib.Path(log_dir) / "model.keras"), data.lineage())}
-    with whole_file(pathlib.Path(log_dir) / "predictions.npz") as path, open(path, "wb") as file:
-        np.savez_compressed(file, **predictions)
+    write_arrays(pathlib.Path(log_dir) / "predictions.npz", **predictions)
     return predictions
 
 
@@ -808,6 +843,9 @@ def whole_file(path):
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
+    except OSError as error:
+        error.filename = str(path)  # a full disk does not say which file it had no room for
+        raise
     finally:
         beside.unlink(missing_ok=True)
 
@@ -868,6 +906,28 @@ def read_json(path):
     return content
 
 
+def write_arrays(path, **arrays):
+    """Writes a .npz of named arrays."""
+    content = io.BytesIO()  # a zip archive that cannot be written to its end complains more than once
+    np.savez_compressed(content, **arrays)
+    with whole_file(path) as beside:
+        beside.write_bytes(content.getvalue())
+
+
+def read_arrays(path, mmap_mode=None):
+    """The array in a .npy, or {name: array} of a .npz. Raises: UserError where it is not that, or holds more than numbers."""
+    try:
+        arrays = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        if pathlib.Path(path).suffix == ".npz":
+            with arrays:
+                return dict(arrays)
+        if not isinstance(arrays, np.ndarray):
+            raise TypeError("an archive")
+        return arrays
+    except Exception as error:  # a damaged or forged header raises almost anything
+        raise UserError(f"{path}: damaged, or not a file of numbers ({type(error).__name__}: {first_line(error)})") from error
+
+
 def read_history(path):
     """history.csv as a list of dictionaries, numbers as they were. Raises: UserError where it is damaged."""
     with open(path, newline="", encoding="utf-8") as file:
@@ -919,8 +979,7 @@ def begin_training(log_dir, script, settings, made_from, data):
     if record["finished"]:
         print(f"{log_dir} is finished: test accuracy {record['test_accuracy']:.4f}")
         return None
-    with whole_file(pathlib.Path(log_dir) / "split.npz") as path, open(path, "wb") as file:
-        np.savez_compressed(file, train=data.train, val=data.val, rest=data.rest)
+    write_arrays(pathlib.Path(log_dir) / "split.npz", train=data.train, val=data.val, rest=data.rest)
     return record
 
 
@@ -966,7 +1025,7 @@ def load_model(log_dir, made_by="python cifar10_resnet50.py"):
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True), record
     except Exception as error:  # a forged archive, configuration or weights file raises almost anything
-        raise UserError(f"{path}: cannot be loaded ({type(error).__name__}: {(str(error).splitlines() or ['?'])[0]})") from error
+        raise UserError(f"{path}: cannot be loaded ({type(error).__name__}: {first_line(error)})") from error
 
 
 # --- the command line ----------------------------------------------------------------------------
@@ -1036,8 +1095,11 @@ def run_script(main):
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on (a training after its last finished epoch)", file=sys.stderr)
         sys.exit(130)
+    except BrokenExecutor:
+        sys.exit("error: a process that decodes images was killed, perhaps for want of memory; the same command begins anew, "
+                 "and with --workers 1 needs less")
     except OSError as error:  # a full disk, a folder that must not be written to, ...
-        reason = error.strerror or str(error).splitlines()[0]
+        reason = error.strerror or f"{first_line(error)} (is the disk full?)"
         sys.exit(f"error: {f'{error.filename}: ' if error.filename else ''}{reason}. Nothing half-written is left; "
                  "the same command goes on once that is put right")
 

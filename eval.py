@@ -20,8 +20,6 @@ import math
 import operator
 import pathlib
 import time
-import zipfile
-import zlib
 from dataclasses import dataclass
 
 import cifar10_resnet50 as step1  # first: it quietens the backend
@@ -270,12 +268,12 @@ def load_runs(trainings):
         if made_from["data_sha256"] != trainings[0][1]["made_from"]["data_sha256"]:
             raise step1.UserError(f"{folder} was trained on other data than {first}: their tables do not compare")
         try:
-            with np.load(folder / "split.npz", allow_pickle=False) as split:
-                parts = {name: split[name] for name in ("train", "val", "rest")}
-            with_split = dataclasses.replace(data, **parts)
-        except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise step1.UserError(f"{folder / 'split.npz'}: damaged ({error}). Delete {folder} and train again") from error
-        if with_split.lineage()["split_sha256"] != made_from["split_sha256"]:
+            parts = step1.read_arrays(folder / "split.npz")
+            with_split = dataclasses.replace(data, **{name: parts[name] for name in ("train", "val", "rest")})
+            intact = with_split.lineage()["split_sha256"] == made_from["split_sha256"]
+        except (step1.UserError, KeyError, TypeError, ValueError):
+            intact = False
+        if not intact:
             raise step1.UserError(f"{folder / 'split.npz'}: not the one its run wrote. Delete {folder} and train again")
         predictions = read_predictions(folder, record, with_split)
         temperature = 1.0  # --validation test leaves no images to fit one on
@@ -291,11 +289,11 @@ def read_predictions(folder, record, data):
     path, expected = folder / "predictions.npz", step1.predictions_key(record["model_sha256"], record["made_from"])
     if path.exists():
         try:
-            with np.load(path, allow_pickle=False) as saved:
-                if str(saved["made_from"]) == expected:
-                    return {name: saved[name] for name in ("test", "validation")}
+            saved = step1.read_arrays(path)
+            if str(saved["made_from"]) == expected:
+                return {name: saved[name] for name in ("test", "validation")}
             print(f"warning: {path} is of another network and is made again")
-        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error):
+        except (step1.UserError, KeyError, IndexError):
             print(f"warning: {path} is damaged and is made again")
     return step1.save_predictions(folder, step1.load_model(folder)[0], data)
 

@@ -98,7 +98,7 @@ def read_zipped(archive, member):
     """read_member, where a damaged member is one unreadable file: a zip can be read on behind it, a tar cannot."""
     try:
         return read_member(archive.open, member, member.file_size)
-    except (*DAMAGED, RuntimeError, NotImplementedError) as error:  # the latter: encrypted, or packed by an unknown method
+    except (*DAMAGED, OSError, RuntimeError, NotImplementedError) as error:  # the latter: encrypted, or an unknown method
         return step1.UserError(str(error))
 
 
@@ -132,8 +132,8 @@ def check_source(source, data=None):
                 return sum(member.compress_size for member in archive.infolist())
         if tarfile.is_tarfile(source):
             return os.path.getsize(source)
-    except (*DAMAGED, PermissionError) as error:
-        raise step1.UserError(f"{source}: {error}") from error
+    except (*DAMAGED, OSError) as error:
+        raise step1.UserError(f"{source}: {step1.first_line(error)}") from error
     raise step1.UserError(f"{source}: neither a folder, nor a tar or zip archive")
 
 
@@ -393,10 +393,9 @@ def load_pseudo(folder, data):
         name = path.stem
         if not path.exists() or step1.sha256(path) != record["sha256"][name]:
             raise step1.UserError(f"{path}: missing, or not the file that its run wrote. Delete {folder} and label again")
-        try:
-            arrays[name] = np.load(path, allow_pickle=False).astype(dtype, copy=False)
-        except Exception as error:  # a forged header raises almost anything
-            raise step1.UserError(f"{path}: not an array of numbers ({type(error).__name__}). Delete {folder} and label again") from error
+        arrays[name] = step1.read_arrays(path)
+        if arrays[name].dtype != dtype:
+            raise step1.UserError(f"{path}: {np.dtype(dtype)} is expected, got {arrays[name].dtype}. Delete {folder} and label again")
     shapes, kept = tuple(array.shape for array in arrays.values()), len(arrays["x"]) if arrays["x"].ndim else 0
     if shapes[:2] != ((kept, *data.x.shape[1:]), (kept, data.num_classes)) or arrays["index"].ndim != 1 or not (
             (0 <= arrays["index"]) & (arrays["index"] < kept)).all():

@@ -9,8 +9,6 @@ Every measurement is kept in the run's folder: another table with it takes a sec
 """
 
 import pathlib
-import zipfile
-import zlib
 from dataclasses import dataclass
 
 import cifar10_resnet50 as step1  # first: it quietens the backend
@@ -25,7 +23,6 @@ PGD_EPSILON, PGD_STEPS = 4, 10
 # saturate are its brightness, contrast and color by other formulas; its sharpness, the weak way, is a 3x3 blur; rotate, shear
 # and translate are affine maps. Noise, JPEG and clouds are new to it. (zoom_blur and pixelate soften too; the line is ours.)
 LIKE_RANDAUGMENT = ("brightness", "contrast", "saturate", "defocus_blur", "gaussian_blur", "elastic_transform")
-BROKEN = (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error)  # what reading a bad .npy or .npz raises
 
 
 # --- corrupted images ------------------------------------------------------------------------------
@@ -54,13 +51,14 @@ def load_corrupted(folder, y_test, num_classes, limit=None):
         raise step1.UserError(f"{folder}: no such folder. --corrupted takes CIFAR-10-C, or what data/make_corrupted.py writes")
     if not (folder / "labels.npy").exists():
         raise step1.UserError(f"{folder}: has no labels.npy, so it is not in CIFAR-10-C's layout")
-    y = read_array(folder / "labels.npy")
+    y = step1.read_arrays(folder / "labels.npy")
     if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) % SEVERITIES or len(y) == 0:
         raise step1.UserError(f"{folder / 'labels.npy'}: one whole number per image of {SEVERITIES} severities is expected, "
                               f"got {y.dtype} {y.shape}")
     if y.min() < 0 or len(np.unique(y)) > num_classes or y.max() >= num_classes:
         raise step1.UserError(f"{folder / 'labels.npy'}: has classes {y.min()} to {y.max()}, the networks know {num_classes}")
-    images = {path.stem: read_array(path) for path in sorted(folder.glob("*.npy")) if path.stem not in ("labels", "index")}
+    images = {path.stem: step1.read_arrays(path, mmap_mode="r") for path in sorted(folder.glob("[!.]*.npy"))
+              if path.stem not in ("labels", "index")}
     if not images:
         raise step1.UserError(f"{folder}: has no <corruption>.npy beside labels.npy")
     for name, x in images.items():
@@ -69,18 +67,11 @@ def load_corrupted(folder, y_test, num_classes, limit=None):
                                   f"got {x.dtype} {x.shape}")
     n = len(y) // SEVERITIES
     rows = evenly_spaced(n, limit)
-    index = read_array(folder / "index.npy") if (folder / "index.npy").exists() else np.arange(n)
+    index = step1.read_arrays(folder / "index.npy") if (folder / "index.npy").exists() else np.arange(n)
     same = index.shape == (n,) and n <= len(y_test) and np.array_equal(y_test[index % len(y_test)], y[:n])
     sampled = [x[:: max(1, len(x) // 50)].tobytes() for x in images.values()]  # some of every file: all would take minutes
     fingerprint = step1.sha256(" ".join(images).encode(), y.astype("<i8").tobytes(), *sampled, rows.astype("<i8").tobytes())
     return Corrupted(images, y.astype(np.int64), rows, index[rows] if same else None, fingerprint)
-
-
-def read_array(path):
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except BROKEN as error:
-        raise step1.UserError(f"{path}: damaged, or not a .npy file of numbers ({str(error).splitlines()[0]})") from error
 
 
 def evenly_spaced(n, limit):
@@ -171,7 +162,7 @@ def load_shifted(folder, class_names):
         if len(arrays["data"]) > 1 or len(arrays["labels"]) > 1:
             raise step1.UserError(f"{folder}: holds several sets ({', '.join(path.name for path in arrays['data'])}); "
                                   "give a folder with one *data.npy and its *labels.npy")
-        x, y = (read_array(paths[0]) for paths in arrays.values())
+        x, y = (step1.read_arrays(paths[0]) for paths in arrays.values())
         if x.dtype != np.uint8 or x.shape != (len(y), step1.IMAGE_SIZE, step1.IMAGE_SIZE, 3) or y.ndim != 1:
             raise step1.UserError(f"{folder}: uint8 (N, 32, 32, 3) and N labels are expected, got {x.dtype} {x.shape}, {y.shape}")
         if y.dtype.kind not in "iu" or len(y) == 0 or y.min() < 0 or y.max() >= len(class_names):

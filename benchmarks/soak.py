@@ -275,7 +275,9 @@ def loaders(scene, count):
     copy = scene.folder / "damaged"
     shutil.copytree(scene.folder / "student", copy / "student")
     shutil.copytree(scene.folder / "pseudo", copy / "pseudo")
-    np.save(copy / "labels.npy", np.zeros(500, np.int64))
+    (copy / "corrupted").mkdir()
+    np.save(copy / "corrupted/labels.npy", np.tile(data.y_test, 5))
+    np.save(copy / "corrupted/fog.npy", np.tile(data.x_test, (5, 1, 1, 1)))
     (copy / "truth.csv").write_text((scene.toy / "truth.csv").read_text())
     with tarfile.open(copy / "pool.tar.gz", "w:gz") as tar, zipfile.ZipFile(copy / "pool.zip", "w") as archive:
         for path in sorted((scene.toy / "unlabeled").iterdir())[:5]:
@@ -304,6 +306,9 @@ def loaders(scene, count):
         for found in step2.all_of(str(path), None):
             step2.decode(found.content)
 
+    def corrupted():
+        robustness.load_corrupted(copy / "corrupted", data.y_test, data.num_classes)
+
     def table_of_runs():
         step5.load_runs(step5.find_runs([copy / "student"])[0])
 
@@ -312,11 +317,11 @@ def loaders(scene, count):
         "student/predictions.npz": table_of_runs, "student/model.keras": model,
         "pseudo/run.json": lambda: step2.load_pseudo(copy / "pseudo", data), "pseudo/x.npy": lambda: labels("x.npy"),
         "pseudo/y.npy": lambda: labels("y.npy"), "pseudo/index.npy": lambda: labels("index.npy"),
-        "labels.npy": lambda: robustness.read_array(copy / "labels.npy"),
+        "corrupted/labels.npy": corrupted, "corrupted/fog.npy": corrupted,
         "truth.csv": lambda: step2.read_truth(copy / "truth.csv", data.class_names),
         "pool.tar.gz": lambda: archive(copy / "pool.tar.gz"), "pool.zip": lambda: archive(copy / "pool.zip"),
     }
-    each, refused, crashed = (count or 1300) // len(targets), 0, []
+    each, refused, crashed = (count or 1400) // len(targets), 0, []
     sys.stdout.flush()
     for target, load in targets.items():
         path = copy / target
@@ -372,6 +377,10 @@ def users(scene, count):
     me = {"env": ONE_CORE | {"HOME": "/nonexistent", "NUMBA_CACHE_DIR": ""}, "cwd": home}
     if os.geteuid() == 0:
         me |= {"user": nobody, "group": nobody, "extra_groups": []}
+        try:
+            run([PY, "-c", ""], **me)
+        except PermissionError:
+            sys.exit(f"error: {PY} cannot be started by another user; let its folders be entered (chmod o+x) for this part")
     flags = ["--data", "data set", *TINY, "--recipe", "fast", "--epochs", "1"]
     for command in (["cifar10_resnet50.py", *flags, "--log-dir", "läufe/teacher"],
                     ["imagenet_dummy_label.py", "data set/unlabeled", "--teacher", "läufe/teacher", "--threshold", "0.1", "--out", "läufe/pseudo"],

@@ -164,7 +164,7 @@ def test_every_changed_byte_of_a_record_is_seen(tmp_path):
 
 def test_backup_that_was_damaged_is_refused(tmp_path):
     tiny_training(tmp_path / "run", 2)
-    weights, = (tmp_path / "run" / "backup").glob("*.h5")
+    weights, = (tmp_path / "run" / "backup").glob("*.npy")
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
