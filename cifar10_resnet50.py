@@ -885,10 +885,9 @@ def sha256(*parts):
     return digest.hexdigest()
 
 
-def write_json(path, content, sealed=True):
-    """Writes a dictionary. Sealed, it carries the sha256 of itself, by which read_json sees that it was not changed."""
-    if sealed:
-        content = {**content, SEAL: sha256(json.dumps(content).encode())}
+def write_json(path, content):
+    """Writes a dictionary, and with it the sha256 of itself, by which read_json sees that it was not changed."""
+    content = {**content, SEAL: sha256(json.dumps(content).encode())}
     with whole_file(path) as beside:
         beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -899,9 +898,9 @@ def read_json(path):
         content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged, not JSON ({error})") from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or SEAL not in content:
         raise UserError(f"{path}: damaged, or of another program")
-    if (seal := content.pop(SEAL, None)) and seal != sha256(json.dumps(content).encode()):
+    if content.pop(SEAL) != sha256(json.dumps(content).encode()):
         raise UserError(f"{path}: damaged, or changed by hand: it is not what its run wrote")
     return content
 

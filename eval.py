@@ -672,7 +672,7 @@ def main(argv=None):
         print(f"{answer.question}  {answer.in_words()}")
     with step1.whole_file(args.out / "results.md") as path:
         path.write_text("\n\n".join(f"## {title}\n\n{found[title][0]}\n\n{text[title]}" for title in found) + "\n", encoding="utf-8")
-    step1.write_json(args.out / "results.json", as_json(cells, answers, two_by_two, labels), sealed=False)
+    step1.write_json(args.out / "results.json", as_json(cells, answers, two_by_two, labels))
 
     # What to look at
     pictures = report.draw_all(cells, usual_cells(cells), answers, labels, data, args.out)

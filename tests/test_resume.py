@@ -156,7 +156,7 @@ def test_every_changed_byte_of_a_record_is_seen(tmp_path):
     for at in range(len(whole)):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 2]) + whole[at + 1:])
         try:
-            assert {key: value for key, value in step1.read_json(path).items() if key in content} == content  # no harm done
+            assert step1.read_json(path) == content  # white space alone
         except step1.UserError:
             refused += 1
     assert refused > len(whole) * 0.7
