@@ -90,6 +90,7 @@ BLOCKS_PER_STAGE = {
 }
 STEM_FILTERS = 32
 SEAL = "sha256_of_the_rest"
+NOISES = ("all", "none", "input", "model")  # what a network may be trained under: on its images, on itself, or both
 UNFINISHED = ".unfinished-"  # begins the name of a file that is being written
 OCCUPIED = {}  # folders that this process writes its runs to, and their open lock files
 
@@ -722,9 +723,11 @@ class Recorder(keras.callbacks.Callback):
         if not self.state_file.exists():
             return
         state = read_json(self.state_file)
+        if wrong := misfit(state, STATE) or next(filter(None, (misfit(row, HISTORY) for row in state["history"])), None):
+            raise UserError(f"{self.state_file}: damaged, or of another version ({wrong}). Delete {self.log_dir} and train again")
         self.epoch, self.stopped, self.seconds, self.history = (state[key] for key in ("epoch", "stopped", "seconds", "history"))
-        weights = self.state_file.with_name(state["weights"])
-        if not weights.exists() or sha256(weights) != state["weights_sha256"]:
+        weights = self.state_file.parent / state["weights"]
+        if not weights.is_file() or sha256(weights) != state["weights_sha256"]:
             raise UserError(f"{weights}: missing, or not what its run wrote. Delete {self.log_dir} and train again")
         try:
             with open(weights, "rb") as file:
@@ -931,10 +934,10 @@ def read_history(path):
     """history.csv as a list of dictionaries, numbers as they were. Raises: UserError where it is damaged."""
     with open(path, newline="", encoding="utf-8") as file:
         try:
-            return [{key: int(value) if key == "epoch" else float(value) for key, value in row.items()}
+            return [{key: int(row[key]) if kind is int else float(row[key]) for key, kind in HISTORY.items()}
                     for row in csv.DictReader(file)]
-        except (ValueError, TypeError, csv.Error) as error:
-            raise UserError(f"{path}: damaged, not a table of numbers ({error})") from error
+        except (ValueError, TypeError, KeyError, csv.Error) as error:
+            raise UserError(f"{path}: damaged, not a table of a training's numbers ({error})") from error
 
 
 def write_history(path, rows):
@@ -1002,11 +1005,46 @@ def load_run(log_dir, made_by):
     return record
 
 
+# What records must hold for those who read them, and values of which kind; a dictionary stands for one that holds at least this.
+NUMBER, PERHAPS = (int, float), (dict, type(None))
+MADE_FROM = {"data": str, "data_sha256": str, "split_sha256": str}
+CELL = {"noise": str, "pseudo": PERHAPS, "labelling": PERHAPS, "depth": int, "width": NUMBER}
+RUN = {"script": str, "finished": bool, "arguments": dict, "made_from": dict}
+TRAINING = {"arguments": {"seed": int, "steps_per_epoch": int}, "made_from": MADE_FROM, "cell": CELL, "class_names": list,
+            "steps": int, "wall_seconds": NUMBER, "test_accuracy": NUMBER, "model_sha256": str}
+LABELLING = {"arguments": {"images": list}, "made_from": MADE_FROM | {"teacher_sha256": str}, "teacher_cell": CELL,
+             "class_names": list, "kept_per_class": list, "balanced": int, "sha256": {"x": str, "y": str, "index": str}}
+STATE = {"epoch": int, "weights": str, "weights_sha256": str, "history": list, "seconds": NUMBER, "stopped": bool}
+HISTORY = {"epoch": int, "loss": NUMBER, "accuracy": NUMBER, "val_loss": NUMBER, "val_accuracy": NUMBER, "learning_rate": NUMBER}
+
+
+def misfit(content, shape):
+    """The first key at which content lacks what `shape` wants, or holds another kind of value; None where all fits."""
+    if not isinstance(content, dict):
+        return "not a dictionary"
+    for key, kind in shape.items():
+        if isinstance(kind, dict):
+            if inside := misfit(content.get(key), kind):
+                return f"{key}: {inside}"
+        elif key not in content or not isinstance(content[key], kind):
+            return key
+    return None
+
+
+def misfit_of_cell(cell):
+    """The same for a cell, its teacher's cell, and so on."""
+    return misfit(cell, CELL) or ("noise" if cell["noise"] not in NOISES else cell["pseudo"] and misfit_of_cell(cell["pseudo"]))
+
+
 def read_record(path):
     """A run.json. Raises: UserError where it is not one."""
     record = read_json(path)
-    if not {"script", "finished", "arguments", "made_from"} <= set(record):
-        raise UserError(f"{path}: damaged, or of another program: it does not describe a run")
+    wrong = misfit(record, RUN)
+    if not wrong and record["finished"]:
+        kind, cell = (TRAINING, "cell") if "cell" in record else (LABELLING, "teacher_cell")
+        wrong = misfit(record, kind) or misfit_of_cell(record[cell])
+    if wrong:
+        raise UserError(f"{path}: damaged, or of another program or version: it does not describe a run ({wrong})")
     return record
 
 

@@ -75,7 +75,7 @@ def refuse_overlap(x, data):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pseudo", default="logs/pseudo", help="folder of step 2, or none: labelled images alone")
-    parser.add_argument("--noise", choices=("all", "none", "input", "model"), default="all")
+    parser.add_argument("--noise", choices=step1.NOISES, default="all")
     parser.add_argument("--augment-ops", type=step1.number(int, 0), default=2, metavar="N", help="RandAugment's N (2)")
     parser.add_argument("--augment-magnitude", type=step1.number(int, 1, LEVELS), default=LEVELS, metavar="M", help="RandAugment's M (10)")
     add_model_noise_arguments(parser)

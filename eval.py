@@ -290,10 +290,11 @@ def read_predictions(folder, record, data):
     if path.exists():
         try:
             saved = step1.read_arrays(path)
-            if str(saved["made_from"]) == expected:
-                return {name: saved[name] for name in ("test", "validation")}
+            shapes = {"test": (len(data.x_test), data.num_classes), "validation": (len(data.validation()[0]), data.num_classes)}
+            if str(saved["made_from"]) == expected and all(saved[name].shape == shape for name, shape in shapes.items()):
+                return {name: saved[name] for name in shapes}
             print(f"warning: {path} is of another network and is made again")
-        except (step1.UserError, KeyError, IndexError):
+        except (step1.UserError, KeyError):
             print(f"warning: {path} is damaged and is made again")
     return step1.save_predictions(folder, step1.load_model(folder)[0], data)
 

@@ -7,7 +7,7 @@ kills       a student's training (all noises, the article's recipe), killed at r
 labelling   a labelling run, killed at random moments, with other numbers of workers, then finished
 disk        training and labelling on a disk that fills up at random points (Linux, as root: it mounts a tmpfs)
 images      hostile images by the thousand, in a folder, a tar and a zip archive
-loaders     damaged npy, npz, csv, json, keras and archive files
+loaders     damaged npy, npz, csv, json, keras and archive files (needs hypothesis: benchmarks/requirements.txt)
 users       another working directory, odd paths, read-only sources and data, no right to write, two runs at once
 
 Kills are real SIGKILLs to the process, at moments drawn uniformly over the time that an undisturbed run takes. What "the same"
@@ -17,6 +17,7 @@ Writes results/reliability.md, a table with a row per part; the rows of parts th
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -28,6 +29,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import traceback
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
@@ -264,14 +266,70 @@ def images(scene, count):
 # --- damaged files ---------------------------------------------------------------------------------
 
 
+def damaged(whole):
+    """Hypothesis' strategy for what may become of a file's bytes."""
+    from hypothesis import strategies as st
+
+    def with_bits(bits):
+        content = bytearray(whole)
+        for at, bit in bits:
+            content[at] ^= 1 << bit
+        return bytes(content)
+
+    def with_bytes(values):
+        content = bytearray(whole)
+        for at, value in values:
+            content[at] = value
+        return bytes(content)
+
+    at, head = st.integers(0, len(whole) - 1), st.integers(0, min(len(whole), 400) - 1)
+    words = st.sampled_from([b"null", b"[]", b"{}", b"-1", b"1e999", b"NaN", b'""', b",", b"\n", b"\0", b"\xff" * 8, b"object", b"../x"])
+    return st.one_of(
+        at.map(lambda n: whole[:n]),
+        st.lists(st.tuples(at, st.integers(0, 7)), min_size=1, max_size=8).map(with_bits),
+        st.lists(st.tuples(head, st.integers(0, 255)), min_size=1, max_size=30).map(with_bytes),
+        st.tuples(at, st.integers(0, 200), st.one_of(words, st.binary(max_size=200))).map(lambda t: whole[:t[0]] + t[2] + whole[t[0] + t[1]:]),
+        st.binary(max_size=300),
+        st.text(max_size=100).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    )
+
+
+def other_values(record):
+    """Hypothesis' strategy for a record with one value, however deep, gone or replaced."""
+    from hypothesis import strategies as st
+
+    def places(content, path=()):
+        for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+            yield (*path, key)
+            if isinstance(value, (dict, list)):
+                yield from places(value, (*path, key))
+
+    def changed(choice):
+        path, value, gone = choice
+        content = json.loads(json.dumps(record))
+        inner = content
+        for key in path[:-1]:
+            inner = inner[key]
+        if gone:
+            del inner[path[-1]]
+        else:
+            inner[path[-1]] = value
+        return content
+
+    plain = st.one_of(st.none(), st.booleans(), st.integers(-2, 2**70), st.floats(), st.text(max_size=5))
+    value = st.recursive(plain, lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=3), inside, max_size=2), max_leaves=5)
+    return st.tuples(st.sampled_from(list(places(record))), value, st.booleans()).map(changed)
+
+
 def loaders(scene, count):
-    """Mutates every file that a later step reads. Loading must succeed or end in a UserError, and never in anything else."""
+    """Damages every file that a later step reads. Loading must succeed or end in a UserError of one line, never in anything else."""
     import cifar10_resnet50 as step1
     import eval as step5
+    import hypothesis
     import imagenet_dummy_label as step2
     import robustness
 
-    data, rng = step1.load_data(str(scene.toy)), random.Random(3)
+    data = step1.load_data(str(scene.toy))
     copy = scene.folder / "damaged"
     shutil.copytree(scene.folder / "student", copy / "student")
     shutil.copytree(scene.folder / "pseudo", copy / "pseudo")
@@ -283,22 +341,23 @@ def loaders(scene, count):
         for path in sorted((scene.toy / "unlabeled").iterdir())[:5]:
             tar.add(path, path.name)
             archive.write(path, path.name)
+    whole = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    student, _ = step1.load_model(copy / "student")
+    step1.compile_model(student, step1.RECIPES["article"], 1e-3, 1)
 
-    def forged(folder, name):
+    def vouched_for(folder, **sums):
         """A record that vouches for the damaged file: what a stranger's folder would look like."""
         record = step1.read_json(folder / "run.json")
-        if name.endswith(".npy"):
-            record["sha256"][name[:-4]] = step1.sha256(folder / name)
-        else:
-            record["model_sha256"] = step1.sha256(folder / name)
+        record.update({key: record[key] | value if isinstance(value, dict) else value for key, value in sums.items()})
         step1.write_json(folder / "run.json", record)
 
     def model():
-        forged(copy / "student", "model.keras")
+        vouched_for(copy / "student", model_sha256=step1.sha256(copy / "student/model.keras"))
         step1.load_model(copy / "student")
 
-    def labels(name):
-        forged(copy / "pseudo", name)
+    def labels(name=None):
+        if name:
+            vouched_for(copy / "pseudo", sha256={name: step1.sha256(copy / "pseudo" / f"{name}.npy")})
         step2.load_pseudo(copy / "pseudo", data)
 
     def archive(path):
@@ -309,53 +368,57 @@ def loaders(scene, count):
     def corrupted():
         robustness.load_corrupted(copy / "corrupted", data.y_test, data.num_classes)
 
-    def table_of_runs():
-        step5.load_runs(step5.find_runs([copy / "student"])[0])
+    def runs():
+        step5.group(step5.load_runs(step5.find_runs([copy / "student"])[0])[0])
 
-    targets = {
-        "student/run.json": table_of_runs, "student/split.npz": table_of_runs, "student/history.csv": table_of_runs,
-        "student/predictions.npz": table_of_runs, "student/model.keras": model,
-        "pseudo/run.json": lambda: step2.load_pseudo(copy / "pseudo", data), "pseudo/x.npy": lambda: labels("x.npy"),
-        "pseudo/y.npy": lambda: labels("y.npy"), "pseudo/index.npy": lambda: labels("index.npy"),
+    def resumed():
+        step1.Recorder(copy / "student", seed=0).restore(student)
+
+    loads = {
+        "student/run.json": runs, "student/split.npz": runs, "student/history.csv": runs, "student/predictions.npz": runs,
+        "student/model.keras": model, "student/backup/state.json": resumed, "pseudo/run.json": labels,
+        "pseudo/x.npy": lambda: labels("x"), "pseudo/y.npy": lambda: labels("y"), "pseudo/index.npy": lambda: labels("index"),
         "corrupted/labels.npy": corrupted, "corrupted/fog.npy": corrupted,
         "truth.csv": lambda: step2.read_truth(copy / "truth.csv", data.class_names),
         "pool.tar.gz": lambda: archive(copy / "pool.tar.gz"), "pool.zip": lambda: archive(copy / "pool.zip"),
     }
-    each, refused, crashed = (count or 1400) // len(targets), 0, []
-    sys.stdout.flush()
-    for target, load in targets.items():
-        path = copy / target
-        whole, record = path.read_bytes(), {folder: (copy / folder / "run.json").read_bytes() for folder in ("student", "pseudo")}
-        for number in range(each):
-            damaged, how = bytearray(whole), rng.randrange(5)
-            if how == 0:
-                damaged = damaged[:rng.randrange(len(damaged))]
-            elif how == 1:
-                damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
-            elif how == 2:
-                for _ in range(30):
-                    damaged[rng.randrange(min(len(damaged), 400))] = rng.randrange(256)
-            elif how == 3:
-                at = rng.randrange(len(damaged))
-                damaged[at:at + rng.randrange(1, 200)] = rng.randbytes(rng.randrange(200))
-            else:
-                damaged = bytearray(rng.randbytes(rng.randrange(300)))
-            path.write_bytes(damaged)
-            stdout, sys.stdout = sys.stdout, io.StringIO()
-            try:
+    tests = [(target, load, damaged(whole[copy / target])) for target, load in loads.items()]
+    tests += [(f"{target}, sealed again", load, other_values(step1.read_json(copy / target)))
+              for target, load in loads.items() if target.endswith(".json")]
+    each, done, refused, crashed = (count or 2000) // len(tests), 0, 0, []
+
+    def try_out(path, load, content):
+        nonlocal done, refused
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            step1.write_json(path, content)
+        done += 1
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
                 load()
-            except step1.UserError:
-                refused += 1
-            except Exception as error:
-                crashed.append(f"{target}: {type(error).__name__}: {error}")
-            finally:
-                sys.stdout = stdout
-            path.write_bytes(whole)
-            for folder, content in record.items():
-                (copy / folder / "run.json").write_bytes(content)
-        print(f"loaders: {target}: {each} mutations, {len(crashed)} crashes so far {crashed[-1:]}", flush=True)
-    return [f"{each * len(targets):,} mutations of {len(targets)} kinds of file", f"{refused:,} refused in one line, the others harmless",
-            f"{len(crashed)} ended in anything else"], not crashed
+        except step1.UserError as error:
+            refused += 1
+            assert "\n" not in str(error), error
+        finally:
+            for other, content in whole.items():
+                if other in (path, *(copy / name / "run.json" for name in ("student", "pseudo")), copy / "student/predictions.npz"):
+                    other.write_bytes(content)
+
+    for target, load, contents in tests:
+        path = copy / target.split(",")[0]
+        one = hypothesis.given(contents)(lambda content: try_out(path, load, content))
+        one = hypothesis.settings(max_examples=each, deadline=None, database=None, derandomize=True, print_blob=False,
+                                  suppress_health_check=list(hypothesis.HealthCheck))(one)
+        try:
+            one()
+        except Exception as error:  # the smallest example that hypothesis found
+            crashed.append(f"{target}: {type(error).__name__}: {error}")
+            if not isinstance(error, step1.UserError):
+                traceback.print_exception(error, limit=-3)
+        print(f"loaders: {target}: {done:,} files so far, {refused:,} refused, {len(crashed)} crashes {crashed[-1:]}", flush=True)
+    return [f"{done:,} damaged files of {len(tests)} kinds", f"{refused:,} refused in one line, the others harmless",
+            f"{len(crashed)} kinds ended in anything else"], not crashed
 
 
 # --- other users -----------------------------------------------------------------------------------
