@@ -1136,7 +1136,7 @@ def run_script(main):
         sys.exit("error: a process that decodes images was killed, perhaps for want of memory; the same command begins anew, "
                  "and with --workers 1 needs less")
     except OSError as error:  # a full disk, a folder that must not be written to, ...
-        reason = error.strerror or f"{first_line(error)} (is the disk full?)"
+        reason = error.strerror or f"{', '.join(map(str, error.args))} (is the disk full?)"  # NumPy only counts what it wrote
         sys.exit(f"error: {f'{error.filename}: ' if error.filename else ''}{reason}. Nothing half-written is left; "
                  "the same command goes on once that is put right")
 

@@ -1,6 +1,7 @@
 """The table and its answers: statistics by hand and against SciPy, cells that are recognised, networks that look once."""
 
 import pathlib
+import re
 
 import eval as step5
 
@@ -196,6 +197,21 @@ def experiment(toy, teacher, pseudo, tmp_path_factory):
 
 def folders(experiment):
     return [str(path) for path in sorted(experiment.iterdir())]
+
+
+def test_overlap_is_looked_for_in_all_that_was_learnt_from(experiment, teacher, tmp_path, capsys, monkeypatch):
+    data = step1.load_data(step1.read_json(teacher / "run.json")["made_from"]["data"])
+    planted = np.load(experiment / "pseudo" / "x.npy")[:3]
+    runs, _ = step5.load_runs(step5.find_runs(folders(experiment))[0])
+    data.x_test = np.concatenate([planted, data.x_test[3:]])
+    step5.overlap.check(runs, data, True, tmp_path)
+    out = capsys.readouterr().out
+    assert "3 of 40 test images are among the pseudo-labelled images in" in out and "among the training images, pixel" not in out
+    found = {what: int(n) for n, what in re.findall(r"(\d+) of 40 test images show the same picture as one of the (training|pseudo)", out)}
+    assert found["pseudo"] >= 3 and (tmp_path / "overlap_pseudo.png").exists() == bool(found["pseudo"])
+    assert (tmp_path / "overlap.png").exists() == bool(found["training"])
+    step5.main([str(teacher), "--check-overlap", "--out", str(tmp_path / "figures")])
+    assert "of 40 test images show the same picture as one of the training images" in capsys.readouterr().out
 
 
 def test_tables_pictures_and_page(experiment, teacher, tmp_path, capsys, monkeypatch):

@@ -162,6 +162,24 @@ def test_every_changed_byte_of_a_record_is_seen(tmp_path):
     assert refused > len(whole) * 0.7
 
 
+@pytest.mark.parametrize("change, named", [({"cell": {"noise": 3}}, "cell: noise"), ({"cell": {"noise": "loud"}}, "noise"), ({"steps": "many"}, "steps"),
+                                           ({"cell": {"pseudo": {"noise": "all"}}}, "pseudo"), ({"made_from": []}, "made_from")])
+def test_record_of_another_shape_is_refused_by_the_name_of_what_is_wrong(change, named, teacher, tmp_path):
+    record = step1.read_json(teacher / "run.json")
+    step1.write_json(tmp_path / "run.json", record | {key: {**record[key], **value} if isinstance(value, dict) else value
+                                                     for key, value in change.items()})
+    with pytest.raises(step1.UserError, match=rf"does not describe a run \({named}\)"):
+        step1.load_run(tmp_path, "")
+
+
+def test_history_without_one_of_its_columns_is_refused(teacher, tmp_path):
+    text = (teacher / "history.csv").read_text()
+    assert step1.read_history(teacher / "history.csv")[0]["epoch"] == 1
+    (tmp_path / "history.csv").write_text(text.replace("val_loss", "val_lost"))
+    with pytest.raises(step1.UserError, match="damaged.*val_loss"):
+        step1.read_history(tmp_path / "history.csv")
+
+
 def test_backup_that_was_damaged_is_refused(tmp_path):
     tiny_training(tmp_path / "run", 2)
     weights, = (tmp_path / "run" / "backup").glob("*.npy")
