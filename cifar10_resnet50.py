@@ -420,7 +420,8 @@ def build_resnet(depth=50, width=1.0, num_classes=10, block=normal_resblock50, d
             x = block(x, scaled(filters), strides if i == 0 else 1, name=f"stage{stage}_block{i + 1}")
     x = layers.GlobalAveragePooling2D(name="pool")(x)  # (batch, 8, 8, 2048) -> (batch, 2048)
     if dropout is not None:
-        x = layers.Dropout(dropout, name="dropout")(x)
+        # The seed is replaced in every epoch (see Recorder). Without one, Keras takes PyTorch's own dropout, which no epoch could repeat.
+        x = layers.Dropout(dropout, seed=0, name="dropout")(x)
     x = layers.Dense(num_classes, name="logits")(x)
     outputs = layers.Activation("softmax", dtype="float32", name="probabilities")(x)
     return keras.Model(inputs, outputs, name=f"resnet{depth}")

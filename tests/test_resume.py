@@ -117,6 +117,32 @@ def test_labelling_that_is_killed_ends_as_if_it_had_not_been(teacher, toy, tmp_p
     assert not list((tmp_path / "killed").glob(".unfinished-*"))
 
 
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_other_backends_go_on_to_the_bit_too(backend, toy, tmp_path):
+    pytest.importorskip(backend)
+    code = """if True:
+        import sys
+        import cifar10_resnet50 as step1, data_generator as step4
+
+        saved = step1.Recorder.on_epoch_end
+
+        def killed(self, epoch, logs=None):
+            saved(self, epoch, logs)
+            if epoch == 0:
+                raise SystemExit
+
+        if sys.argv.pop(1) == "killed":
+            step1.Recorder.on_epoch_end = killed
+        step4.main()"""
+    arguments = ["--data", str(toy), "--pseudo", "none", "--recipe", "fast", "--epochs", "2", *TINY, "--log-dir"]
+    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
+    for how, folder in (("whole", "whole"), ("killed", "again"), ("whole", "again")):
+        subprocess.run([sys.executable, "-c", code, how, *arguments, str(tmp_path / folder)], env=environment, check=True, capture_output=True)
+        assert len(step1.read_history(tmp_path / folder / "history.csv")) == (1 if how == "killed" else 2)
+    whole, again = (np.load(tmp_path / folder / "predictions.npz")["test"] for folder in ("whole", "again"))
+    assert np.array_equal(whole, again)
+
+
 # --- two at once ---
 
 
