@@ -5,7 +5,7 @@
 Measured is `fit` as the student is trained: labelled and pseudo-labelled images joined, shuffled, mirrored and shifted, under
 RandAugment. Against it stands `fit` on one batch that is on the device already, again and again.
 
-Writes results/benchmarks/input_path.md
+Writes results/benchmarks/input_path.md (on a GPU: results/benchmarks/input_path-gpu.md)
 """
 
 import argparse
@@ -14,10 +14,14 @@ import os
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import numpy as np
-from measure import in_turns, peak_memory, spread, table, versions, write
+from measure import gpu_name, in_turns, peak_memory, spread, table, versions, write
 
 PSEUDO, POOL = 20_000, 8_000  # drawn from so many pseudo-labelled images
+GPU = bool(gpu_name())
 CASES = {  # depth, width, batch size, steps per round
+    "the article's network, batch 512": (50, 1.0, 512, 40),
+    "depth 14, width 1/4, batch 512": (14, 0.25, 512, 200),
+} if GPU else {
     "the article's network, batch 8": (50, 1.0, 8, 4),
     "depth 14, width 1/4, batch 64": (14, 0.25, 64, 16),
     "depth 14, width 1/16, batch 64": (14, 0.0625, 64, 64),
@@ -26,8 +30,11 @@ CASES = {  # depth, width, batch size, steps per round
 
 def student(depth, width, classes, steps):
     import cifar10_resnet50 as step1
+    import keras
     from stochastic_resblock import build_student
 
+    if step1.has_bfloat16():  # as --recipe fast would
+        keras.config.set_dtype_policy("mixed_bfloat16")
     model = build_student(depth, width, classes)
     step1.compile_model(model, step1.RECIPES["fast"], learning_rate=1e-3, steps=1000 * steps)
     return model
@@ -92,13 +99,13 @@ def main(argv=None):
         rows.append([case, *(spread(step_time[name]) for name in contenders), spread(step_time["generator"] / step_time["constant"], 3)])
         generator, constant = (peak_memory(*contender) for contender in contenders.values())
         memory.append([case, f"{constant:,.0f}", f"{arrays:,.0f}", f"{generator:,.0f}", f"{generator - constant - arrays:,.0f}"])
-    write("input_path", "What a training step waits for",
+    write("input_path-gpu" if GPU else "input_path", "What a training step waits for",
           f"Milliseconds per step: median (range) of {args.rounds} rounds in turns, {len(data.train):,} labelled images and {PSEUDO:,} draws "
           f"of {POOL:,} pseudo-labelled ones.",
           table(["student", "fed by the generator", "fed one constant batch", "ratio, at most 1.03"], rows),
           "Largest memory of the process, MiB:",
           table(["student", "constant batch", "the arrays", "generator", "more than both, at most 300"], memory),
-          versions("keras", "tensorflow-cpu", "numba", "numpy"))
+          versions("keras", "tensorflow-cpu", "jax", "torch", "numba", "numpy"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Does a run survive what happens to runs? Kills, full disks, hostile files, other users.
 
-    python benchmarks/soak.py                       # everything, about an hour on two cores
+    python benchmarks/soak.py                       # everything, about half an hour on two cores
     python benchmarks/soak.py kills --count 10      # one part
 
 kills       a student's training (all noises, the article's recipe), killed at random moments, then finished
