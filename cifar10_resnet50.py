@@ -72,6 +72,7 @@ from PIL import Image, ImageOps
 
 IMAGE_SIZE = 32  # pixels, both ways: CIFAR-10's
 VALIDATION_SHARE, VALIDATION_MOST = 0.1, 5000  # of the labelled images; never of the test set
+BATCH = 256  # images that a network looks at together when it does not learn
 CHUNK = 64  # files that a worker is given at a time
 JPEG_DETAIL = 4  # a large JPEG is decoded at no less than so many times IMAGE_SIZE: see read_image
 warnings.filterwarnings("ignore", module=r"PIL\.")  # thousands of them in a bad folder; what cannot be read is reported
@@ -531,6 +532,11 @@ def prepare_backend(seed):
         import tensorflow
 
         tensorflow.config.experimental.enable_op_determinism()
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        if not jax.config.jax_compilation_cache_dir:  # what takes minutes to compile is kept for the next run
+            jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/jax"))
     # Linux' malloc gives every freed tensor back to the kernel and asks for it again in the next step, which
     # took more than half of a training step's time on two cores. Keep it: one arena, no trimming, growth by 256 MiB.
     # It must be said before there is a second thread: an arena that exists is used on.
@@ -602,22 +608,31 @@ def on_hardware(precision, devices, batch_size):
         yield
 
 
-def feed(batches):
+def feed(batches, images=None):
     """What fit() is given: the batches of batches() from the first one on, the next ones made while one is used.
 
     Args:
-        batches: makes an endless generator of (images, labels), NumPy.
+        batches: makes a generator of (images, labels), NumPy.
+        images: how many images a batch has; None, if not all have as many.
     """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow
+    if keras.backend.backend() != "tensorflow":
+        return made_ahead(batches())
+    import tensorflow
 
-        if tensorflow.distribute.has_strategy():
-            # Keras then takes batches out of what it is given, to build the network, and begins again: a generator
-            # would be some batches further by then.
-            images, labels = next(batches())
-            signature = [tensorflow.TensorSpec(array.shape, array.dtype) for array in (images, labels)]
-            return tensorflow.data.Dataset.from_generator(batches, output_signature=tuple(signature)).prefetch(2)
-    return made_ahead(batches())
+    signature = tuple(tensorflow.TensorSpec((images, *array.shape[1:]), array.dtype) for array in next(batches()))
+    dataset = tensorflow.data.Dataset.from_generator(batches, output_signature=signature).prefetch(2)
+    # What tf.data does by itself to go faster is done by a thread that is waited for at the end: often as long again as
+    # everything before took, up to a minute.
+    options = tensorflow.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
+
+
+def in_batches(x, t):
+    """What fit() is given to validate on: images (N, 32, 32, 3) and labels (N, C), 256 at a time."""
+    if keras.backend.backend() != "tensorflow":
+        return x, t
+    return feed(lambda: ((x[i:i + BATCH], t[i:i + BATCH]) for i in range(0, len(x), BATCH)))
 
 
 def loss_gradient(network, x, t):
@@ -696,8 +711,9 @@ def train(model, batches, held_out, log_dir, *, recipe, batch_size, epochs, step
         if recorder.epoch >= last or recorder.stopped:
             continue
         recorder.begin_phase(first, brakes, learning_rate)
-        model.fit(feed(functools.partial(batches, recorder.epoch * steps_per_epoch)), initial_epoch=recorder.epoch, epochs=last,
-                  steps_per_epoch=steps_per_epoch, shuffle=False, validation_data=held_out, validation_batch_size=256,
+        model.fit(feed(functools.partial(batches, recorder.epoch * steps_per_epoch), batch_size), initial_epoch=recorder.epoch,
+                  epochs=last, steps_per_epoch=steps_per_epoch, shuffle=False, validation_data=in_batches(*held_out),
+                  validation_batch_size=BATCH,
                   callbacks=[*brakes, recorder], verbose=1 if sys.stdout.isatty() else 2)
     with whole_file(log_dir / "model.keras") as path:
         model.save(path, include_optimizer=False)
@@ -805,7 +821,9 @@ def my_eval(model, x, t, probabilities=None):
 
 def predict(model, x):
     """uint8 (N, 32, 32, 3) -> the network's probabilities, float32 (N, C)."""
-    return model.predict(x, batch_size=256, verbose=0)
+    size = min(BATCH, len(x))
+    batches = np.resize(x, (-(-len(x) // size), size, *x.shape[1:]))  # the last one filled up: each size is compiled anew
+    return np.concatenate([model.predict_on_batch(batch)[:size] for batch in batches])[:len(x)]
 
 
 def save_predictions(log_dir, model, data):

@@ -37,7 +37,6 @@ import stochastic_resblock  # noqa: F401  a student can teach too, and its layer
 
 import numpy as np
 
-BATCH = 256  # images the teacher looks at together
 LARGEST_CHUNK = 4 << 20  # bytes of archived images that a worker is sent at once
 LARGEST_MEMBER = 256 << 20  # bytes; what an archive claims beyond that is not unpacked
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError)  # what broken archives raise
@@ -185,9 +184,9 @@ def decoded(images, workers=None):
 
 
 def batches_of(items):
-    """Lists of BATCH items, the last one of what is left."""
+    """Lists of step1.BATCH items, the last one of what is left."""
     items = iter(items)
-    while batch := list(itertools.islice(items, BATCH)):
+    while batch := list(itertools.islice(items, step1.BATCH)):
         yield batch
 
 
@@ -248,7 +247,7 @@ class Selection:
         if confidence > self.threshold:
             of_class = self.candidates[label]
             of_class.append(Candidate((-confidence, source, path), pixels, soft))
-            if self.cap and len(of_class) >= 2 * self.cap + BATCH:
+            if self.cap and len(of_class) >= 2 * self.cap + step1.BATCH:
                 self.candidates[label] = heapq.nsmallest(self.cap, of_class)
         return label, confidence
 
@@ -496,7 +495,7 @@ def load_teacher(folder, need_data):
 def calibrate(teacher, data):
     """Fits a temperature on the images that the teacher was validated on, and says what it changes."""
     x, t = data.validation()
-    before = teacher.predict(x, batch_size=BATCH, verbose=0)
+    before = step1.predict(teacher, x)
     temperature = fit_temperature(before, t)
     after = with_temperature(before, temperature)
     (loss_before, accuracy), (loss_after, _) = step1.score(before, t), step1.score(after, t)
@@ -530,12 +529,12 @@ def label_images(teacher, sources, data, temperature, total_bytes, workers=None)
 def predictions(teacher, batches):
     """Yields: (batch, what the teacher says of those that can be read, float32 (R, C)).
 
-    The teacher is always shown BATCH images, some of them twice if need be: what it says of one then does not
+    The teacher is always shown step1.BATCH images, some of them twice if need be: what it says of one then does not
     depend on how many are shown with it, and no backend compiles for another size.
     """
     for batch in batches:
         readable = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
-        shown = np.resize(readable, (BATCH, *readable[0].shape)) if readable else None
+        shown = np.resize(readable, (step1.BATCH, *readable[0].shape)) if readable else None
         yield batch, teacher.predict_on_batch(shown)[:len(readable)] if readable else np.empty((0, 1))
 
 

@@ -9,6 +9,7 @@ Writes results/benchmarks/input_path.md (on a GPU: results/benchmarks/input_path
 """
 
 import argparse
+import itertools
 import os
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -59,8 +60,10 @@ def fed_by_generator(folder, depth, width, batch_size, steps):
     index = rng.integers(0, POOL, PSEUDO)
     x = step1.JoinedRows((data.x, data.train), (pool, index))
     y = step1.JoinedRows((data.one_hot(data.y), data.train), (soft, index))
-    batches = step1.made_ahead(data_generator(x, y, batch_size, True, flip_and_crop=True))
-    return endless_fit(student(depth, width, data.num_classes, steps), batches, batch_size, steps)
+
+    def batches():
+        return data_generator(x, y, batch_size, True, flip_and_crop=True)
+    return endless_fit(student(depth, width, data.num_classes, steps), step1.feed(batches, batch_size), batch_size, steps)
 
 
 def fed_by_constant(classes, depth, width, batch_size, steps):
@@ -71,11 +74,7 @@ def fed_by_constant(classes, depth, width, batch_size, steps):
     model, rng = student(depth, width, classes, steps), np.random.default_rng(0)
     batch = (keras.ops.convert_to_tensor(rng.integers(0, 256, (batch_size, 32, 32, 3), dtype=np.uint8)),
              keras.ops.convert_to_tensor(np.eye(classes, dtype=np.float32)[rng.integers(0, classes, batch_size)]))
-
-    def batches():
-        while True:
-            yield batch
-    return endless_fit(model, batches(), batch_size, steps)
+    return endless_fit(model, step1.feed(lambda: itertools.repeat(batch), batch_size), batch_size, steps)
 
 
 def main(argv=None):

@@ -4,7 +4,8 @@
 
 Measured from files to labels (find, decode, resize, predict, select), against
 
-- the teacher alone: model.predict on images that are in memory, in batches of 256;
+- the teacher alone, on images that are in memory, in batches of 256 (model.predict itself is slower: on TensorFlow it often waits,
+  at its end, for a thread of tf.data that has nothing to do any more);
 - the decoder alone, on all cores;
 - the article's loop: every image read in turn, then model.predict on one image at a time.
 
@@ -61,7 +62,7 @@ def predict(folder, size):
     x, _ = step1.read_images(sorted(pathlib.Path(folder).iterdir()))
 
     def work():
-        teacher.predict(x, batch_size=256, verbose=0)
+        step1.predict(teacher, x)
         return len(x)
     return work
 

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -129,7 +130,7 @@ def table(head, rows):
 
 def write(name, title, *parts):
     """Prints the parts, and writes them to results/benchmarks/<name>.md with the command and the machine."""
-    command = f"python benchmarks/{pathlib.Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip()
+    command = f"python benchmarks/{pathlib.Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}".strip()
     text = "\n\n".join([f"# {title}", f"`{command}`, on {machine()}.", *parts]) + "\n"
     print(text)
     path = ROOT / "results" / "benchmarks" / f"{name}.md"

@@ -2,18 +2,20 @@
 
     pip install -r requirements.txt -r benchmarks/requirements.txt     # jax, torch; those that are absent are named
     python benchmarks/training.py                                      # what the CPU or the GPU at hand can do
-    python benchmarks/training.py --case "article" --backends jax torch
+    python benchmarks/training.py --case "article" --backends jax torch     # some of it
 
 On a CPU, JAX is left out: it was not done compiling the article's training step after an hour on two cores.
 
 Measured is `fit` on one batch that is on the device already, compiled as step 1 compiles. FLOP are counted from the layers'
 shapes: two for each multiplication of a convolution or matrix product, forward once and backward twice (once where the input
-is the image); nothing else is counted. The yardstick is one large matrix product in PyTorch.
+is the image); nothing else is counted. The yardstick is one large matrix product in PyTorch: on a GPU what can be reached, on a
+CPU no ceiling (MKL, which makes the product of float32, uses AMD's processors less well than oneDNN, which makes the convolutions).
 
 Writes results/benchmarks/training.md (on a GPU: results/benchmarks/training-gpu.md)
 """
 
 import argparse
+import itertools
 import math
 import os
 
@@ -50,14 +52,11 @@ def with_keras(depth, width, batch, steps, backend, precision, jit=None, steps_p
     step1.compile_model(model, step1.RECIPES["fast"], learning_rate=1e-3, steps=100_000)
     model.steps_per_execution = steps_per_execution
     model.jit_compile = model.jit_compile if jit is None else jit
-    x, t = map(keras.ops.convert_to_tensor, one_batch(batch))
-
-    def batches():
-        while True:
-            yield x, t
+    constant = tuple(map(keras.ops.convert_to_tensor, one_batch(batch)))
+    batches = step1.feed(lambda: itertools.repeat(constant), batch)
 
     def work():
-        model.fit(batches(), steps_per_epoch=steps, epochs=1, shuffle=False, verbose=0)
+        model.fit(batches, steps_per_epoch=steps, epochs=1, shuffle=False, verbose=0)
         return steps * batch
     return work
 

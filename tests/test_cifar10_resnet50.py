@@ -312,8 +312,9 @@ def test_early_stopping_of_the_article_and_without(monkeypatch):
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        step1.train(Model(), lambda first: iter(()), None, folder, early_stopping=10, **settings)
-        step1.train(Model(), lambda first: iter(()), None, folder, early_stopping=0, **settings)
+        images, labels = np.zeros((64, 32, 32, 3), np.uint8), np.eye(10, dtype=np.float32)[[0] * 64]
+        for patience in (10, 0):
+            step1.train(Model(), lambda first: iter([(images, labels)]), (images, labels), folder, early_stopping=patience, **settings)
     assert calls[:3] == ["Adam", (0, 250, ["Recorder"]), (250, 300, ["ReduceLROnPlateau", "EarlyStopping", "Recorder"])]
     assert calls[5] == (250, 300, ["ReduceLROnPlateau", "Recorder"])
 
@@ -467,6 +468,43 @@ def test_made_ahead_is_ahead_but_not_by_more_than_asked_for():
     ahead.close()
 
 
+@pytest.mark.parametrize("count", [1, 5, 6, 20])
+def test_every_image_is_predicted_and_validated_on_once(count, monkeypatch):
+    monkeypatch.setattr(step1, "BATCH", 6)
+    model = step1.build_resnet(14, 0.03)
+    model.compile(loss="categorical_crossentropy", metrics=["accuracy"])
+    rng = np.random.default_rng(0)
+    x, t = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), rng.dirichlet(np.ones(10), count).astype(np.float32)
+    one_by_one = np.concatenate([model(x[i:i + 1]) for i in range(count)])
+    assert step1.predict(model, x) == pytest.approx(one_by_one, abs=1e-6) and len(np.unique(one_by_one, axis=0)) == count
+    for _ in range(2):  # a second epoch validates on all of them again
+        loss, accuracy = model.evaluate(step1.in_batches(x, t), verbose=0) if keras.backend.backend() == "tensorflow" else (
+            model.evaluate(x, t, batch_size=6, verbose=0))
+        assert loss - sum(model.losses) == pytest.approx(step1.score(one_by_one, t)[0], abs=1e-4)
+        assert accuracy == pytest.approx(step1.score(one_by_one, t)[1], abs=1e-6)
+
+
+def test_training_is_fed_each_batch_once_from_the_first_on():
+    x, t = np.arange(12, dtype=np.float32)[:, None], np.ones((12, 1), np.float32)
+
+    class Sum(keras.layers.Layer):
+        def build(self, shape):
+            self.total = self.add_weight(shape=(), initializer="zeros")
+
+        def call(self, x):
+            self.total.assign(10 * self.total + keras.ops.sum(x))
+            return x + 0 * self.total
+
+    model = keras.Sequential([keras.layers.Input((1,)), Sum(trainable=False)])
+    model.compile("sgd", "mse", run_eagerly=True)
+    model.layers[0].total.assign(0)
+    fed = step1.feed(lambda: ((x[i:i + 1], t[i:i + 1]) for i in range(1, 9)), 1)
+    seen = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: totals.append(float(model.layers[0].total)))
+    totals = []
+    model.fit(fed, steps_per_epoch=3, epochs=2, shuffle=False, verbose=0, callbacks=[seen])
+    assert totals == [123, 123456]
+
+
 # --- precision and devices ---
 
 
@@ -508,7 +546,9 @@ for devices in ("one", "all"):
         def batches():
             return ((images, labels) for _, images, labels in step1.shuffled_batches(x, t, 16))
 
-        fit = model.fit(step1.feed(batches), steps_per_epoch=4, epochs=3, shuffle=False, validation_data=(x[:40], t[:40]), verbose=0)
+        fit = model.fit(step1.feed(batches, 16), steps_per_epoch=4, epochs=3, shuffle=False, validation_data=step1.in_batches(x[:40], t[:40]),
+                        verbose=0)
+        assert np.allclose(step1.predict(model, x[:40]), model(x[:40]), atol=1e-6)
         losses.append([*fit.history["loss"], *fit.history["val_loss"]])
         weights.append(np.concatenate([np.ravel(w) for w in model.get_weights()]))
 assert len(set(losses[0])) == 6 and np.abs(np.subtract(*losses)).max() < 1e-4, losses

@@ -51,7 +51,7 @@ def test_most_confident_are_kept_whatever_the_order():
 
 def test_memory_is_bounded_by_the_cap():
     selection = select(((f"{i}", 0, 0.6 + i % 100 / 300) for i in range(5000)), cap=10)
-    assert max(map(len, selection.candidates)) <= 2 * 10 + step2.BATCH and len(selection.kept()) == 10
+    assert max(map(len, selection.candidates)) <= 2 * 10 + step1.BATCH and len(selection.kept()) == 10
 
 
 def test_balance_fills_up_to_the_largest_from_the_front():
@@ -161,9 +161,9 @@ def test_source_that_is_none(name, text, tmp_path):
 
 
 def test_batches_hold_every_image_once_in_order():
-    images = [step2.Found("s", f"{i}", np.full((32, 32, 3), i % 256, np.uint8), 1) for i in range(step2.BATCH * 3 + 7)]
+    images = [step2.Found("s", f"{i}", np.full((32, 32, 3), i % 256, np.uint8), 1) for i in range(step1.BATCH * 3 + 7)]
     batches = list(step2.batches_of(step2.decoded(images, workers=3)))
-    assert [len(batch) for batch in batches] == [step2.BATCH] * 3 + [7]
+    assert [len(batch) for batch in batches] == [step1.BATCH] * 3 + [7]
     assert [image.path for batch in batches for image, _ in batch] == [image.path for image in images]
     assert all((pixels == int(image.path) % 256).all() for batch in batches for image, pixels in batch)
 
