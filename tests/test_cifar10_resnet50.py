@@ -480,7 +480,7 @@ def test_every_image_is_predicted_and_validated_on_once(count, monkeypatch):
     for _ in range(2):  # a second epoch validates on all of them again
         loss, accuracy = model.evaluate(step1.in_batches(x, t), verbose=0) if keras.backend.backend() == "tensorflow" else (
             model.evaluate(x, t, batch_size=6, verbose=0))
-        assert loss - sum(model.losses) == pytest.approx(step1.score(one_by_one, t)[0], abs=1e-4)
+        assert loss - float(sum(model.losses)) == pytest.approx(step1.score(one_by_one, t)[0], abs=1e-4)
         assert accuracy == pytest.approx(step1.score(one_by_one, t)[1], abs=1e-6)
 
 
