@@ -43,11 +43,12 @@ except ImportError:  # Windows
     fcntl = None
 
 
-
 @contextlib.contextmanager
 def quiet():
-    """TensorFlow talks at every import, on some processors whatever its log level is. Its errors still raise.
-    To hear it, set TF_CPP_MIN_LOG_LEVEL=0."""
+    """Shuts out what TensorFlow says when it is imported, on some processors whatever its log level is; its errors still raise.
+
+    To hear it, set TF_CPP_MIN_LOG_LEVEL=0.
+    """
     silent = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "3" and sys.stderr  # None: there is nobody to hear it
     if silent:
         kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -75,9 +76,10 @@ VALIDATION_SHARE, VALIDATION_MOST = 0.1, 5000  # of the labelled images; never o
 BATCH = 256  # images that a network looks at together when it does not learn
 CHUNK = 64  # files that a worker is given at a time
 JPEG_DETAIL = 4  # a large JPEG is decoded at no less than so many times IMAGE_SIZE: see read_image
-warnings.filterwarnings("ignore", module=r"PIL\.")  # thousands of them in a bad folder; what cannot be read is reported
 ORIENTATION = 0x0112  # the EXIF tag that says how a camera was held; 1 is upright
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # the decoders we let files reach
+
+warnings.filterwarnings("ignore", module=r"PIL\.")  # thousands of them in a bad folder; what cannot be read is reported
 
 # The article's network, stage by stage: filters and stride of the stage's first block.
 # Article: the third stage keeps its resolution (stride 1), since 32x32 images are small already.
