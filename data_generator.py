@@ -1,29 +1,37 @@
-"""Step 4: batches, and training the student on labelled + pseudo-labelled images, under noise.
+"""Step 4: batches under noise, and the student that is trained on them.
 
     python data_generator.py                                     # the student of logs/pseudo
     python data_generator.py --noise none --log-dir logs/quiet   # pseudo-labels alone
-    python data_generator.py --pseudo none --log-dir logs/noisy  # noise alone: the article's noisy teacher
+    python data_generator.py --pseudo none --log-dir logs/noisy  # noise alone: a noisy teacher
 
-With step 1's teacher these are the four cells of the experiment. --noise input is RandAugment alone,
---noise model is stochastic depth and dropout alone.
+With step 1's teacher these are the four cells of the experiment. --noise input is RandAugment
+alone, --noise model is stochastic depth and dropout alone.
 
 Reads   the data set of step 1, logs/pseudo/ (step 2)
-Writes  logs/student/   the same files as step 1
+Writes  logs/student/   the same files as step 1, and batch.png: what the student is shown
 
 Kill it whenever you like: the same command goes on after the last finished epoch.
 """
 
-import argparse
+from noisy_student import arguments
 
-import cifar10_resnet50 as step1  # first: it quietens the backend
-import fast_augment
-import imagenet_dummy_label as step2
-import overlap
-from Rand_Augment import LEVELS, Rand_Augment
-from stochastic_resblock import add_model_noise_arguments, build_student
+if __name__ == "__main__":
+    # Before Keras is imported, which takes seconds.
+    args = arguments.student(__doc__)
 
 import numpy as np
 from PIL import Image
+
+from cifar10_resnet50 import RECIPES, fill_in, fit_and_finish
+from noisy_student import backend, figures, runs
+from noisy_student.batches import mixed, shuffled
+from noisy_student.compiled_augment import draw_windows
+from noisy_student.data import load_data
+from noisy_student.files import UserError, run_script
+from noisy_student.labels import load_pseudo
+from noisy_student.metrics import exact_copies
+from Rand_Augment import Rand_Augment
+from stochastic_resblock import build_student
 
 
 def get_random_data(x_train_i, y_train_i, data_aug, augment=None):
@@ -35,98 +43,122 @@ def get_random_data(x_train_i, y_train_i, data_aug, augment=None):
         x_train_i: uint8 (32, 32, 3), 0..255. y_train_i: float32 (C,).
         augment: Rand_Augment; default, the article's: N = 2, M = 10.
 
-    Returns: uint8 (32, 32, 3) and the label as it was; the scaling to 0..1 is the network's first layer.
+    Returns: uint8 (32, 32, 3) and the label as it was; the network's first layer scales to 0..1.
     """
     if not data_aug:
         return x_train_i, y_train_i
-    augment = augment or Rand_Augment(Numbers=2, max_Magnitude=LEVELS)
+    augment = augment or Rand_Augment(Numbers=2, max_Magnitude=10)
     return np.asarray(augment(Image.fromarray(x_train_i))), y_train_i
 
 
-def data_generator(x_train, y_train, batch_size, data_aug, seed=0, first_batch=0, augment=None, flip_and_crop=False):
-    """Endless shuffled batches, with RandAugment if data_aug.
+def data_generator(x_train, y_train, batch_size, data_aug, seed=0, first_batch=0, augment=None,
+                   flip_and_crop="never", batches=None):
+    """Endless shuffled batches, with RandAugment if data_aug: get_random_data, a batch at a time.
 
     What batch number k holds depends on the seed and on k alone, noise included.
 
     Args:
-        x_train: uint8 (N, 32, 32, 3), or step1.JoinedRows of such. y_train: float32 (N, C), likewise.
+        x_train, y_train: uint8 (N, 32, 32, 3), float32 (N, C).
         first_batch: number of the first batch, where a resumed run goes on.
         augment: Rand_Augment; default, the article's: N = 2, M = 10.
-        flip_and_crop: mirror half of the images and shift all by up to 4 pixels first.
+        flip_and_crop: mirrors half of the images and shifts all by up to 4 pixels first: "never",
+            "with-noise" (if data_aug), or "always".
+        batches: (number, rows of x_train) from first_batch on; default, all rows, shuffled.
 
     Yields: uint8 (batch_size, 32, 32, 3), float32 (batch_size, C).
     """
-    augment = augment or Rand_Augment(Numbers=2, max_Magnitude=LEVELS)
-    for number, x, y in step1.shuffled_batches(x_train, y_train, batch_size, seed, first_batch):
-        if data_aug:
+    if len(x_train) != len(y_train):
+        raise ValueError(f"x_train and y_train must have the same length, "
+                         f"got {len(x_train)} and {len(y_train)}")
+    augment = augment or Rand_Augment(Numbers=2, max_Magnitude=10)
+    if not data_aug:
+        # No operations: the images stay as they are.
+        augment = Rand_Augment(Numbers=0)
+    moved = flip_and_crop == "always" or (flip_and_crop == "with-noise" and data_aug)
+    rows = np.arange(len(x_train))
+    for number, chosen in batches or shuffled(rows, batch_size, seed, first_batch):
+        x = x_train[chosen]
+        if data_aug or moved:
             rng = np.random.default_rng([seed, number, 1])
-            windows = fast_augment.draw_windows(len(x), rng) if flip_and_crop else None
-            x = fast_augment.apply(x, *augment.draw(len(x), rng), windows)  # get_random_data, for the whole batch
-        yield x, y
+            windows = draw_windows(len(x), rng) if moved else None
+            x = augment.apply_batch(x, augment.draw(len(x), rng), windows)
+        yield x, y_train[chosen]
 
 
 def refuse_overlap(x, data):
-    """Raises: UserError if pseudo-labelled images x, uint8 (K, 32, 32, 3), are validation or test images."""
-    if copies := overlap.exact_copies(x, (*data.validation()[0], *data.x_test)):
-        raise step1.UserError(f"{copies:,} of {len(x):,} pseudo-labelled images are test or validation images, and the table "
-                              "would mean nothing: label other images")
+    """Raises: UserError, if pseudo-labelled images, uint8 (K, 32, 32, 3), are to be tested on."""
+    held_out = np.concatenate([data.validation()[0], data.x_test])
+    copies = exact_copies(x, held_out).sum()
+    if copies:
+        raise UserError(f"{copies:,} of {len(x):,} pseudo-labelled images are test or validation "
+                        "images, and the table would mean nothing: label other images")
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pseudo", default="logs/pseudo", help="folder of step 2, or none: labelled images alone")
-    parser.add_argument("--noise", choices=step1.NOISES, default="all")
-    parser.add_argument("--augment-ops", type=step1.number(int, 0), default=2, metavar="N", help="RandAugment's N (2)")
-    parser.add_argument("--augment-magnitude", type=step1.number(int, 1, LEVELS), default=LEVELS, metavar="M", help="RandAugment's M (10)")
-    add_model_noise_arguments(parser)
-    step1.add_training_arguments(parser, log_dir="logs/student")
-    args = parser.parse_args(argv)
-    step1.prepare_backend(args.seed)
+def main(args):
+    backend.prepare(args.seed)
 
-    # The data: labelled images, and the teacher's
-    data = step1.load_data(args.data, args.num_labeled, args.validation, args.seed)
-    step1.describe(data)
-    settings, made_from, cell = step1.fill_in(args, data), data.lineage(), {"noise": args.noise, "pseudo": None, "labelling": None}
-    x_train = step1.JoinedRows((data.x, data.train))
-    y_train = step1.JoinedRows((data.one_hot(data.y), data.train))
+    # The labelled images
+    data = load_data(args.data, args.num_labeled, args.validation, args.seed)
+    print(data)
+    fill_in(args, data)
+    args.flip_and_crop = args.flip_and_crop or RECIPES[args.recipe].flip_and_crop
+    x, y, rows = data.x, data.one_hot(data.y), data.train
+    made_from, taught_by, pseudo_rows = data.lineage(), None, np.empty(0, dtype=np.int64)
+
+    # And those that a teacher has labelled
     if args.pseudo != "none":
-        pseudo = step2.load_pseudo(args.pseudo, data)
+        pseudo = load_pseudo(args.pseudo, data)
         refuse_overlap(pseudo.x, data)
-        x_train = step1.JoinedRows((data.x, data.train), (pseudo.x, pseudo.index))
-        y_train = step1.JoinedRows((data.one_hot(data.y), data.train), (pseudo.y, pseudo.index))
-        cell |= {"pseudo": pseudo.record["teacher_cell"], "labelling": pseudo.record["arguments"]}
-        made_from |= {"pseudo_sha256": step1.sha256(*step2.array_files(args.pseudo)),
-                      "pseudo_of": pseudo.record["made_from"]["teacher_sha256"]}
-        print(f"{args.pseudo}: {len(pseudo.x):,} images with pseudo-labels, {len(pseudo.index):,} after balancing")
-    record = step1.begin_training(args.log_dir, "data_generator.py", settings, made_from, data)
-    if not record:
-        return
-    if args.pseudo != "none":
-        record["pseudo_folder"] = args.pseudo  # where step 5 may look for them
+        pseudo_rows = len(x) + pseudo.index
+        x, y = np.concatenate([x, pseudo.x]), np.concatenate([y, pseudo.y])
+        made_from["pseudo_sha256"], taught_by = pseudo.sha256, pseudo.taught_by
+        print(f"{args.pseudo}: {len(pseudo.x):,} images with pseudo-labels, "
+              f"{len(pseudo.index):,} after balancing")
+    elif args.labeled_share:
+        raise UserError("--labeled-share: with --pseudo none all images are labelled")
 
-    steps, batch_size = settings["epochs"] * settings["steps_per_epoch"], settings["batch_size"]
-    with step1.on_hardware(settings["precision"], args.devices, batch_size):
+    run = runs.start("data_generator.py", args.log_dir, args, made_from, taught_by)
+    if run.finished:
+        print(f"{args.log_dir} is finished: test accuracy {run.results['test_accuracy']:.4f}")
+        return
+
+    noise_on_input = args.noise in ("all", "input")
+    augment = Rand_Augment(Numbers=args.augment_ops, max_Magnitude=args.augment_magnitude)
+
+    def chosen(first_batch):
+        if args.labeled_share:
+            return mixed(rows, pseudo_rows, args.batch_size, args.labeled_share, args.seed,
+                         first_batch)
+        # Article: labelled and pseudo-labelled images as they come.
+        everything = np.concatenate([rows, pseudo_rows])
+        return shuffled(everything, args.batch_size, args.seed, first_batch)
+
+    def batches(first_batch):
+        return data_generator(x, y, args.batch_size, noise_on_input, args.seed, first_batch,
+                              augment, args.flip_and_crop, chosen(first_batch))
+
+    # What the student sees: the first batch as it is, and under noise
+    _, first = next(chosen(0))
+    noisy, _ = next(batches(0))
+    figures.drawn(figures.batch, x[first], noisy, run.path("batch.png"))
+
+    with backend.on_hardware(args.precision, args.devices, args.batch_size):
         # The student, with the noise on the model
-        model_noise = args.noise in ("all", "model")
-        student = build_student(args.depth, args.width, data.num_classes, p_last=args.p_last if model_noise else 1.0,
-                                dropout=args.dropout if model_noise else 0.0)
-        print(f"ResNet{args.depth}, width {args.width}: {student.count_params():,} parameters; noise: {args.noise}")
+        noise_on_model = args.noise in ("all", "model")
+        student = build_student(args.depth, args.width, data.num_classes,
+                                p_last=args.p_last if noise_on_model else 1.0,
+                                dropout=args.dropout if noise_on_model else 0.0,
+                                stem_strides=args.stem_strides)
+        print(f"ResNet{args.depth}, width {args.width}: {student.count_params():,} parameters; "
+              f"noise: {args.noise}")
 
         # The training, with the noise on the image
-        print(f"{steps:,} steps of {batch_size}: {steps * batch_size / len(x_train):.1f} passes over {len(x_train):,} images")
-        augment = Rand_Augment(Numbers=args.augment_ops, max_Magnitude=args.augment_magnitude)
-
-        def batches(first_batch):
-            return data_generator(x_train, y_train, batch_size, args.noise in ("all", "input"), args.seed, first_batch,
-                                  augment, step1.RECIPES[args.recipe].flip_and_crop)
-
-        recorder = step1.train(student, batches, data.validation(), args.log_dir, **settings)
-
-        # What the student knows: the test set is read here, once
-        predictions = step1.save_predictions(args.log_dir, student, data)
-    loss, accuracy = step1.my_eval(student, data.x_test, data.one_hot(data.y_test), predictions["test"])
-    step1.finish_training(args.log_dir, record, recorder, data, loss, accuracy, cell)
+        steps, images = args.epochs * args.steps_per_epoch, len(rows) + len(pseudo_rows)
+        print(f"{steps:,} steps of {args.batch_size}: "
+              f"{steps * args.batch_size / images:.1f} passes over {images:,} images")
+        fit_and_finish(student, batches, data, args, run)
+    print(f"Next: python eval.py logs, or python predict.py photo.jpg --model {args.log_dir}")
 
 
 if __name__ == "__main__":
-    step1.run_script(main)
+    run_script(main, args)

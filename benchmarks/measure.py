@@ -1,7 +1,8 @@
 """What the benchmarks share: contenders measured in turns, tables, and which machine it was.
 
-Machines differ and are disturbed. What is compared is therefore measured in one run, all contenders once per round, and the
-ratios are those of one round; tables give the median of the rounds and, in brackets, their range.
+Machines differ and are disturbed. What is compared is therefore measured in one run, all contenders
+once per round, and the ratios are those of one round; tables give the median of the rounds and, in
+brackets, their range.
 """
 
 import importlib.metadata
@@ -19,17 +20,23 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+# Before a benchmark imports Keras, here and in the process of a contender.
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
 
 def in_turns(contenders, rounds=5, seconds=0.5):
-    """Runs every contender for a while, then all of them again, `rounds` times. With 0 seconds, once each.
+    """Runs every contender for a while, then all of them again, `rounds` times.
 
-    Each lives in a process of its own, so that libraries do not disturb each other, and waits while another has its turn.
+    Each lives in a process of its own, so that libraries do not disturb each other, and waits while
+    another has its turn.
 
     Args:
-        contenders: {name: (prepare, *arguments)}, all picklable; prepare(*arguments) gives a function that does some
-            work and returns how many images that was.
+        contenders: {name: (prepare, *arguments)}, all picklable; prepare(*arguments) gives a
+            function that does some work and returns how many images that was.
+        seconds: how long at least a turn takes; 0: the work is done once.
 
-    Returns: {name: float array (rounds,) of images per second}, and {name: why} of those that could not run.
+    Returns: {name: float array (rounds,) of images per second}, and {name: why} of those that could
+        not run.
     """
     context = multiprocessing.get_context("spawn")
     runners, rates, absent = {}, {}, {}
@@ -40,7 +47,8 @@ def in_turns(contenders, rounds=5, seconds=0.5):
             context.Process(target=take_turns, args=(there, *contender)).start()
             there.close()
             rates[name] = []
-        for number in range(rounds + 1):  # the first is only whether it works
+        # The first round is only whether it works.
+        for number in range(rounds + 1):
             for name in list(rates):
                 show(f"round {number} of {rounds}: {name}")
                 try:
@@ -55,18 +63,25 @@ def in_turns(contenders, rounds=5, seconds=0.5):
                     rates[name].append(answer)
     finally:
         for runner in runners.values():
-            runner.close()  # at which its process ends
+            # At which its process ends.
+            runner.close()
     show("")
     return {name: np.array(values) for name, values in rates.items()}, absent
 
 
 def take_turns(pipe, prepare, *arguments):
-    """The life of a contender's process: whenever a number of seconds comes in, works so long and answers images per second."""
+    """The life of a contender's process.
+
+    Whenever a number of seconds comes in, it works so long and answers with images per second.
+    """
     try:
         work = prepare(*arguments)
-        work()  # compiles, fills caches
-    except Exception as error:  # whatever stands in the way of a contender is told, not hidden
-        work, trouble = None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:60]}"
+        # Compiles, and fills caches.
+        work()
+    except Exception as error:
+        # Whatever stands in the way of a contender is told, not hidden.
+        said = (str(error).splitlines() or [""])[0][:60]
+        work, trouble = None, f"{type(error).__name__}: {said}"
     while True:
         try:
             seconds = pipe.recv()
@@ -75,11 +90,13 @@ def take_turns(pipe, prepare, *arguments):
         if work is None:
             pipe.send(trouble)
             return
-        if seconds is None:  # only whether it works
+        if seconds is None:
+            # Only whether it works.
             pipe.send(0.0)
             continue
         if seconds:
-            work()  # back into the processor's caches
+            # Back into the processor's caches.
+            work()
         images, begin, elapsed = 0, time.perf_counter(), 0.0
         while elapsed <= seconds:
             images += work()
@@ -88,7 +105,7 @@ def take_turns(pipe, prepare, *arguments):
 
 
 def peak_memory(prepare, *arguments):
-    """The largest resident memory, in MiB, of a process of its own that prepares a contender and lets it work twice."""
+    """The largest resident memory, in MiB, of a process that lets a contender work twice."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     context.Process(target=report_peak, args=(there, prepare, *arguments)).start()
@@ -102,7 +119,9 @@ def report_peak(pipe, prepare, *arguments):
     work = prepare(*arguments)
     work()
     work()
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 2**20))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts KiB, macOS bytes.
+    pipe.send(peak / (1024 if sys.platform == "linux" else 2**20))
 
 
 def show(text):
@@ -123,27 +142,36 @@ def table(head, rows):
     """A Markdown table that can be read as plain text too."""
     rows = [[str(cell) for cell in row] for row in (head, *rows)]
     widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths)]
+        lines.append(f"| {' | '.join(cells)} |")
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
 
 
 def write(name, title, *parts):
-    """Prints the parts, and writes them to results/benchmarks/<name>.md with the command and the machine."""
-    command = f"python benchmarks/{pathlib.Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}".strip()
-    text = "\n\n".join([f"# {title}", f"`{command}`, on {machine()}.", *parts]) + "\n"
+    """Prints the parts, and writes them to results/benchmarks/<name>.md.
+
+    The command and the machine stand above them.
+    """
+    words = [f"benchmarks/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]]
+    text = "\n\n".join([f"# {title}", f"`python {shlex.join(words)}`, on {machine()}.", *parts])
     print(text)
     path = ROOT / "results" / "benchmarks" / f"{name}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    print(f"written: {path.relative_to(ROOT)}")
+    path.write_text(text + "\n", encoding="utf-8")
+    print(f"\nwritten: {path.relative_to(ROOT)}")
 
 
 def machine():
     """Processor, cores, memory, system and Python in one line."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 0
-    return (f"{processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}, Python {platform.python_version()}"
-            + (f", {gpu}" if (gpu := gpu_name()) else ""))
+    memory = 0
+    if hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    facts = [processor(), f"{os.cpu_count()} cores", f"{memory:.0f} GiB", platform.system(),
+             f"Python {platform.python_version()}", gpu_name()]
+    return ", ".join(fact for fact in facts if fact)
 
 
 def processor():
@@ -153,15 +181,18 @@ def processor():
     except OSError:
         return platform.processor() or platform.machine()
     facts = dict([part.strip() for part in line.split(":", 1)] for line in lines if ":" in line)
-    return f"{facts.get('model name', platform.machine())} (family {facts.get('cpu family')}, model {facts.get('model')})"
+    name = facts.get("model name", platform.machine())
+    return f"{name} (family {facts.get('cpu family')}, model {facts.get('model')})"
 
 
 def gpu_name():
+    """Of the first NVIDIA card; empty, where there is none."""
     try:
-        answer = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True)
-        return answer.stdout.splitlines()[0] if answer.returncode == 0 else ""
+        answer = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+                                capture_output=True, text=True)
     except OSError:
         return ""
+    return answer.stdout.splitlines()[0] if answer.returncode == 0 else ""
 
 
 def versions(*packages):

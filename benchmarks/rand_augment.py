@@ -1,12 +1,13 @@
 """How many images a second does RandAugment make on one core, against what else could be used?
 
-    pip install -r requirements.txt -r benchmarks/requirements.txt     # the peers; those that are absent are named
+    pip install -r requirements.txt -r benchmarks/requirements.txt     # the peers
     python benchmarks/rand_augment.py data/toy/test                    # any folder of images
 
-Everything runs on one core, on the same images of 32x32, two operations per image, and begins and ends with what a training
-needs: uint8 arrays in, uint8 arrays out (the article's: float32 in, float32 in 0..1 out). Drawing the operations is
-included. "One pair per batch" marks augmentations that treat all images of a batch alike: a weaker noise, and no peer
-in kind.
+Everything runs on one core, on the same images of 32x32, two operations per image, and begins and
+ends with what a training needs: uint8 arrays in, uint8 arrays out (the article's: float32 in,
+float32 in 0..1 out). Drawing the operations is included. "One pair per batch" marks augmentations
+that treat all images of a batch alike: a weaker noise, and no peer in kind. Peers that are not
+installed are named as absent.
 
 Writes results/benchmarks/rand_augment.md
 """
@@ -17,15 +18,17 @@ import pathlib
 import random
 import sys
 
-os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "NO_ALBUMENTATIONS_UPDATE": "1"}
+os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "-1",
+               "NO_ALBUMENTATIONS_UPDATE": "1"}
 if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one core, whatever a library thinks
+    # One core, whatever a library thinks.
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 import numpy as np
 from measure import in_turns, spread, table, versions, write
 from PIL import Image
 
-import fast_augment
+from noisy_student.images import read_images
 from Rand_Augment import Rand_Augment
 
 
@@ -34,13 +37,12 @@ def ours(x, batch):
     x = np.resize(x, (batch, *x.shape[1:]))
 
     def make():
-        fast_augment.apply(x, *augment.draw(batch))
-        return batch
+        return len(augment.apply_batch(x, augment.draw(batch)))
     return make
 
 
 def floor(x, batch):
-    """Not an augmentation at all: the least that happens to a batch whose pixels are scaled on the CPU."""
+    """No augmentation: the least that happens to a batch whose pixels are scaled on the CPU."""
     x = np.resize(x, (batch, *x.shape[1:]))
     out = np.empty(x.shape, np.float32)
 
@@ -51,7 +53,7 @@ def floor(x, batch):
 
 
 def articles_generator(x):
-    """The article's step 4, on a RandAugment without its defects: float32 images, one after the other."""
+    """The article's step 4, on a RandAugment without its defects: float32 images, one by one."""
     from keras.utils import array_to_img, img_to_array
 
     augment = Rand_Augment(2, 10, seed=0)
@@ -79,7 +81,8 @@ def pillow_class(x):
 def timm(x):
     from timm.data.auto_augment import rand_augment_transform
 
-    return one_by_one(x, rand_augment_transform("rand-m9-n2-p1.0", {"translate_const": 10, "img_mean": (128,) * 3}))
+    settings = {"translate_const": 10, "img_mean": (128,) * 3}
+    return one_by_one(x, rand_augment_transform("rand-m9-n2-p1.0", settings))
 
 
 def torchvision_pillow(x):
@@ -97,40 +100,36 @@ def torchvision_tensor(x):
     return one_by_one(x, transform, lambda image: torch.from_numpy(image).permute(2, 0, 1))
 
 
-def torchvision_batch(x):
+def torch_batch(x):
+    """uint8 (256, 3, 32, 32)."""
     import torch
-    from torchvision.transforms import v2
 
     torch.set_num_threads(1)
-    transform, x = v2.RandAugment(num_ops=2, magnitude=9, fill=128), torch.from_numpy(np.resize(x, (256, 32, 32, 3))).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.resize(x, (256, 32, 32, 3))).permute(0, 3, 1, 2)
 
-    def make():
-        return len(transform(x))
-    return make
+
+def torchvision_batch(x):
+    from torchvision.transforms import v2
+
+    transform, x = v2.RandAugment(num_ops=2, magnitude=9, fill=128), torch_batch(x)
+    return lambda: len(transform(x))
 
 
 def kornia(x):
-    import torch
     from kornia.augmentation.auto import RandAugment
 
-    torch.set_num_threads(1)
-    augment, x = RandAugment(n=2, m=9), torch.from_numpy(np.resize(x, (256, 32, 32, 3))).permute(0, 3, 1, 2)
-
-    def make():
-        return len(augment(x.float() / 255))
-    return make
+    augment, x = RandAugment(n=2, m=9), torch_batch(x)
+    return lambda: len(augment(x.float() / 255))
 
 
 def keras_layer(x):
     import keras
     import tensorflow as tf
 
-    augment, x = keras.layers.RandAugment(value_range=(0, 255), num_ops=2, factor=0.9, seed=0), np.resize(x, (256, 32, 32, 3))
+    augment = keras.layers.RandAugment(value_range=(0, 255), num_ops=2, factor=0.9, seed=0)
     compiled = tf.function(lambda batch: augment(batch, training=True))
-
-    def make():
-        return len(compiled(tf.cast(x, tf.float32)).numpy())
-    return make
+    x = np.resize(x, (256, 32, 32, 3))
+    return lambda: len(compiled(tf.cast(x, tf.float32)).numpy())
 
 
 def keras_per_image(x):
@@ -138,12 +137,13 @@ def keras_per_image(x):
     import tensorflow as tf
 
     augment = keras.layers.RandAugment(value_range=(0, 255), num_ops=2, factor=0.9, seed=0)
-    images = tf.data.Dataset.from_tensor_slices(x).repeat().map(
-        lambda image: augment(tf.cast(image, tf.float32)[None], training=True)[0]).batch(64).as_numpy_iterator()
 
-    def make():
-        return len(next(images))
-    return make
+    def alone(image):
+        return augment(tf.cast(image, tf.float32)[None], training=True)[0]
+
+    dataset = tf.data.Dataset.from_tensor_slices(x).repeat().map(alone).batch(64)
+    images = dataset.as_numpy_iterator()
+    return lambda: len(next(images))
 
 
 def albumentations(x):
@@ -151,15 +151,24 @@ def albumentations(x):
     import cv2
 
     cv2.setNumThreads(0)
-    plain = dict(brightness_range=(1, 1), contrast_range=(1, 1), saturation_range=(1, 1), hue_range=(0, 0), p=1)
+    plain = dict(brightness_range=(1, 1), contrast_range=(1, 1), saturation_range=(1, 1),
+                 hue_range=(0, 0), p=1)
     affine = dict(fill=128, p=1)
     augment = A.SomeOf([
-        A.AutoContrast(p=1), A.Equalize(p=1), A.Affine(rotate=(-30, 30), **affine), A.Solarize(threshold_range=(0, 1), p=1),
-        A.ColorJitter(**plain | {"saturation_range": (0.1, 1.9)}), A.Posterize(num_bits=(4, 7), p=1),
-        A.ColorJitter(**plain | {"contrast_range": (0.5, 1.5)}), A.ColorJitter(**plain | {"brightness_range": (0.7, 1.3)}),
-        A.Sharpen(p=1), A.Affine(shear={"x": (-17, 17), "y": (0, 0)}, **affine), A.Affine(shear={"x": (0, 0), "y": (-17, 17)}, **affine),
-        A.Affine(translate_px={"x": (-10, 10), "y": (0, 0)}, **affine), A.Affine(translate_px={"x": (0, 0), "y": (-10, 10)}, **affine)],
-        n=2, replace=True)
+        A.AutoContrast(p=1),
+        A.Equalize(p=1),
+        A.Affine(rotate=(-30, 30), **affine),
+        A.Solarize(threshold_range=(0, 1), p=1),
+        A.ColorJitter(**plain | {"saturation_range": (0.1, 1.9)}),
+        A.Posterize(num_bits=(4, 7), p=1),
+        A.ColorJitter(**plain | {"contrast_range": (0.5, 1.5)}),
+        A.ColorJitter(**plain | {"brightness_range": (0.7, 1.3)}),
+        A.Sharpen(p=1),
+        A.Affine(shear={"x": (-17, 17), "y": (0, 0)}, **affine),
+        A.Affine(shear={"x": (0, 0), "y": (-17, 17)}, **affine),
+        A.Affine(translate_px={"x": (-10, 10), "y": (0, 0)}, **affine),
+        A.Affine(translate_px={"x": (0, 0), "y": (-10, 10)}, **affine),
+    ], n=2, replace=True)
     return one_by_one(x, lambda image: augment(image=image)["image"], lambda image: image)
 
 
@@ -171,14 +180,13 @@ def dali(x):
 
     @pipeline_def(enable_conditionals=True, batch_size=64, num_threads=1, device_id=None, seed=0)
     def pipeline():
-        return rand_augment.rand_augment(fn.external_source(lambda: list(x), batch=True, layout="HWC"), n=2, m=9, num_magnitude_bins=10, max_translate_abs=10)
+        images = fn.external_source(lambda: list(x), batch=True, layout="HWC")
+        return rand_augment.rand_augment(images, n=2, m=9, num_magnitude_bins=10,
+                                         max_translate_abs=10)
 
     running = pipeline()
     running.build()
-
-    def make():
-        return len(running.run()[0].as_array())
-    return make
+    return lambda: len(running.run()[0].as_array())
 
 
 PEERS = {
@@ -194,38 +202,50 @@ PEERS = {
     "kornia, batch 256, one pair per batch": kornia,
     "torchvision v2, batch 256, one pair per batch": torchvision_batch,
 }
-BARS = {"the article's generator": 35, "timm rand-m9-n2, p 1 (Pillow)": 25, "torchvision v2 (Pillow)": 25,
-        "Rand_Augment, the Pillow class": 20, "kornia, batch 256, one pair per batch": 5, "floor: uint8 -> float32 / 255": 0.1}
+REFERENCE, FLOOR = "compiled_augment, batch 256", "floor: uint8 -> float32 / 255"
+BARS = {
+    "the article's generator": 35,
+    "timm rand-m9-n2, p 1 (Pillow)": 25,
+    "torchvision v2 (Pillow)": 25,
+    "Rand_Augment, the Pillow class": 20,
+    "kornia, batch 256, one pair per batch": 5,
+    FLOOR: 0.1,
+}
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", help="a folder of images, any nesting")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="per contender and round")
     args = parser.parse_args(argv)
 
-    import cifar10_resnet50 as step1  # not above: TensorFlow and PyTorch do not bear each other in every process
-
     paths = sorted(path for path in pathlib.Path(args.images).rglob("*") if path.is_file())
     random.Random(0).shuffle(paths)
-    x, _ = step1.read_images(paths[:4096])
+    x, _ = read_images(paths[:4096])
     if not len(x):
-        sys.exit(f"error: {args.images}: no readable image in there (python data/make_toy.py data/toy draws some)")
+        sys.exit(f"error: {args.images}: no readable image in there "
+                 "(python data/make_toy.py data/toy draws some)")
 
-    contenders = {f"fast_augment, batch {batch}": (ours, x, batch) for batch in (64, 256, 4096)}
+    contenders = {f"compiled_augment, batch {batch}": (ours, x, batch) for batch in (64, 256, 4096)}
     contenders |= {name: (peer, x) for name, peer in PEERS.items()}
-    contenders["floor: uint8 -> float32 / 255"] = floor, x, 256
+    contenders[FLOOR] = floor, x, 256
     rates, absent = in_turns(contenders, args.rounds, args.seconds)
 
-    reference = rates["fast_augment, batch 256"]
-    rows = [[name, spread(rates[name]), spread(reference / rates[name]), f"{BARS[name]}" if name in BARS else ""] if name in rates
-            else [name, f"absent: {absent[name]}", "", ""] for name in contenders]
-    write("rand_augment", "RandAugment on one core", "Images per second: median (range) of "
-          f"{args.rounds} rounds in turns, on {len(x):,} images of 32x32, two operations each.",
-          table(["", "images/s", "fast_augment, batch 256 ÷ it", "bar, at least"], rows),
-          versions("numba", "pillow", "numpy", "keras", "tensorflow-cpu", "timm", "torch", "torchvision", "kornia", "albumentationsx",
-                   "nvidia-dali-cuda120"))
+    rows = []
+    for name in contenders:
+        if name in absent:
+            rows.append([name, f"absent: {absent[name]}", "", ""])
+            continue
+        ratio = spread(rates[REFERENCE] / rates[name])
+        rows.append([name, spread(rates[name]), ratio, BARS.get(name, "")])
+    write("rand_augment", "RandAugment on one core",
+          f"Images per second: median (range) of {args.rounds} rounds in turns, on {len(x):,} "
+          "images of 32x32, two operations each.",
+          table(["", "images/s", f"{REFERENCE} ÷ it", "bar, at least"], rows),
+          versions("numba", "pillow", "numpy", "keras", "tensorflow-cpu", "timm", "torch",
+                   "torchvision", "kornia", "albumentationsx", "nvidia-dali-cuda120"))
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python data/make_toy.py data/toy
 
-Every picture differs in place, size, turn, outline, colours, background, scribble and noise; a small
-network makes honest mistakes on them. The unlabelled pictures are of the same kind, and about one in eight
-of them shows something else, as photos from the internet would.
+Every picture differs in place, size, turn, outline, colours, background, scribble and noise; a
+small network makes honest mistakes on them. The unlabelled pictures are of the same kind, and about
+one in eight of them shows something else, as photos from the internet would.
 
 Writes  data/toy/train/<class>/*.png   1,000 to learn from
         data/toy/test/<class>/*.png    1,000 to measure with
@@ -12,7 +12,6 @@ Writes  data/toy/train/<class>/*.png   1,000 to learn from
         data/toy/overview.png          what it all looks like
 """
 
-import argparse
 import csv
 import os
 import pathlib
@@ -22,7 +21,13 @@ import sys
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIZE, SCALE = 32, 4  # drawn four times as large, then shrunk: smooth edges
+# The package lies one folder up.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from noisy_student.arguments import COUNT, number, parser
+from noisy_student.files import UNFINISHED, run_script
+
+# Drawn four times as large, then shrunk: smooth edges.
+SIZE, SCALE = 32, 4
 
 
 def turned(points, angle):
@@ -43,11 +48,12 @@ def star(points, inner):
 
 
 # Outlines within radius 1. A ring and a frame have a hole, a second outline.
-CROSS = np.array([(-.35, -1), (.35, -1), (.35, -.35), (1, -.35), (1, .35), (.35, .35), (.35, 1), (-.35, 1), (-.35, .35),
-                  (-1, .35), (-1, -.35), (-.35, -.35)]) * 0.9
+CROSS = np.array([(-.35, -1), (.35, -1), (.35, -.35), (1, -.35), (1, .35), (.35, .35), (.35, 1),
+                  (-.35, 1), (-.35, .35), (-1, .35), (-1, -.35), (-.35, -.35)]) * 0.9
 ARROW = np.array([(-1, -.28), (.1, -.28), (.1, -.75), (1, 0), (.1, .75), (.1, .28), (-1, .28)])
 T = np.linspace(0, 2 * np.pi, 40, endpoint=False)
-HEART = np.stack([16 * np.sin(T) ** 3, -(13 * np.cos(T) - 5 * np.cos(2 * T) - 2 * np.cos(3 * T) - np.cos(4 * T))], 1) / 17
+LOBES = 13 * np.cos(T) - 5 * np.cos(2 * T) - 2 * np.cos(3 * T) - np.cos(4 * T)
+HEART = np.stack([16 * np.sin(T) ** 3, -LOBES], 1) / 17
 CRESCENT = np.concatenate([regular(40)[5:36], (regular(40) * 0.78 + (0.45, 0))[31:9:-1]])
 SHAPES = {
     "arrow": (ARROW,),
@@ -70,10 +76,11 @@ def colour(rng, brightness):
 
 
 def covered(draw_on):
-    """Draws on a large mask and shrinks it: how much of each pixel is covered, 0..1, (32, 32, 1)."""
+    """Draws on a large mask and shrinks it: how much of each pixel is covered, (32, 32, 1) 0..1."""
     mask = Image.new("L", (SIZE * SCALE, SIZE * SCALE))
     draw_on(ImageDraw.Draw(mask))
-    return np.asarray(mask.resize((SIZE, SIZE), Image.Resampling.BOX), dtype=np.float64)[..., None] / 255
+    mask = mask.resize((SIZE, SIZE), Image.Resampling.BOX)
+    return np.asarray(mask, dtype=np.float64)[..., None] / 255
 
 
 def picture(shape, rng):
@@ -90,26 +97,42 @@ def picture(shape, rng):
         nonlocal pixels
         for _ in range(lines):
             points, width = rng.uniform(0, side, (2, 2)), int(rng.integers(3, 8))
-            cover = covered(lambda draw: draw.line([tuple(point) for point in points], fill=255, width=width))
+            line = [tuple(point) for point in points]
+
+            def draw_line(draw, line=line, width=width):
+                draw.line(line, fill=255, width=width)
+
+            cover = covered(draw_line)
             pixels = pixels + cover * (colour(rng, rng.uniform(40, 190)) - pixels)
 
     # The shape, brighter than the ground, between scribbles below and above it.
     scribble(rng.integers(0, 3))
-    centre, radius, turn = side / 2 + rng.uniform(-20, 20, 2), rng.uniform(26, 50), rng.uniform(-0.5, 0.5)
-    if shape is None:  # a heap of random corners
+    centre = side / 2 + rng.uniform(-20, 20, 2)
+    radius, turn = rng.uniform(26, 50), rng.uniform(-0.5, 0.5)
+    if shape is None:
+        # A heap of random corners.
         outlines = [rng.uniform(-1, 1, (4, 2)) for _ in range(rng.integers(2, 5))]
     else:
-        outlines = [outline * (rng.uniform(0.8, 1), 1) + rng.normal(0, 0.04, outline.shape) * (len(outline) < 20)
-                    for outline in SHAPES[shape]]
+        outlines = []
+        for outline in SHAPES[shape]:
+            narrowed = outline * (rng.uniform(0.8, 1), 1)
+            shaken = rng.normal(0, 0.04, outline.shape) * (len(outline) < 20)
+            outlines.append(narrowed + shaken)
 
     def draw_shape(draw):
-        for number, outline in enumerate(outlines):
+        for place, outline in enumerate(outlines):
             points = [tuple(point) for point in turned(outline, turn) * radius + centre]
-            draw.polygon(points, fill=0 if shape and number else 255)  # the second outline of a shape is its hole
+            # The second outline of a shape is its hole.
+            draw.polygon(points, fill=0 if shape and place else 255)
 
     pixels = pixels + covered(draw_shape) * (colour(rng, rng.uniform(120, 220)) - pixels)
     scribble(rng.integers(0, 2))
-    return np.clip(pixels + rng.normal(0, rng.uniform(4, 20), pixels.shape), 0, 255).round().astype(np.uint8)
+    pixels = pixels + rng.normal(0, rng.uniform(4, 20), pixels.shape)
+    return np.clip(pixels, 0, 255).round().astype(np.uint8)
+
+
+def save(path, shape, rng):
+    Image.fromarray(picture(shape, rng)).save(path, compress_level=1)
 
 
 def draw_set(folder, per_class_train, per_class_test, unlabeled, seed):
@@ -119,52 +142,55 @@ def draw_set(folder, per_class_train, per_class_test, unlabeled, seed):
         for shape in SHAPES:
             (folder / part / shape).mkdir(parents=True)
             for i in range(count):
-                Image.fromarray(picture(shape, rng)).save(folder / part / shape / f"{i:04d}.png", compress_level=1)
+                save(folder / part / shape / f"{i:04d}.png", shape, rng)
     (folder / "unlabeled").mkdir()
     with open(folder / "truth.csv", "w", newline="", encoding="utf-8") as file:
         truth = csv.writer(file)
         for i in range(unlabeled):
             shape = None if rng.random() < 1 / 8 else list(SHAPES)[rng.integers(len(SHAPES))]
-            Image.fromarray(picture(shape, rng)).save(folder / "unlabeled" / f"{i:04d}.png", compress_level=1)
+            save(folder / "unlabeled" / f"{i:04d}.png", shape, rng)
             truth.writerow([f"{i:04d}.png", shape or "none of these"])
 
 
 def overview(folder):
     """A row of training pictures per class, and the unlabelled ones below."""
-    rows = [sorted((folder / "train" / shape).iterdir()) for shape in SHAPES] + [sorted((folder / "unlabeled").iterdir())]
+    folders = [folder / "train" / shape for shape in SHAPES] + [folder / "unlabeled"]
+    rows = [sorted(pictures.iterdir()) for pictures in folders]
     sheet = Image.new("RGB", (16 * 34, len(rows) * 34), "white")
     for r, paths in enumerate(rows):
         for c, path in enumerate(paths[:16]):
             sheet.paste(Image.open(path), (c * 34, r * 34))
-    sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST).save(folder / "overview.png")
+    sheet = sheet.resize((sheet.width * 2, sheet.height * 2), Image.Resampling.NEAREST)
+    sheet.save(folder / "overview.png")
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=pathlib.Path)
-    parser.add_argument("--per-class-train", type=int, default=100)
-    parser.add_argument("--per-class-test", type=int, default=100)
-    parser.add_argument("--unlabeled", type=int, default=3000)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
-    if min(args.per_class_train, args.per_class_test, args.unlabeled) < 1 or args.seed < 0:
-        parser.error("numbers of pictures must be 1 or more, and the seed 0 or more")
+def arguments(argv=None):
+    flags = parser(__doc__)
+    flags.add_argument("folder", type=pathlib.Path)
+    flags.add_argument("--per-class-train", type=COUNT, default=100)
+    flags.add_argument("--per-class-test", type=COUNT, default=100)
+    flags.add_argument("--unlabeled", type=COUNT, default=3000)
+    flags.add_argument("--seed", type=number(int, 0), default=0)
+    return flags.parse_args(argv)
+
+
+def main(args):
     if args.folder.exists():
         print(f"{args.folder} is there already; delete it to draw another")
         return
-    beside = args.folder.with_name(f".unfinished-{args.folder.name}")
+    beside = args.folder.with_name(f"{UNFINISHED}{args.folder.name}")
     try:
         shutil.rmtree(beside, ignore_errors=True)
         draw_set(beside, args.per_class_train, args.per_class_test, args.unlabeled, args.seed)
         overview(beside)
-        os.replace(beside, args.folder)  # the data set appears whole or not at all
-    except OSError as error:
-        sys.exit(f"error: {error.filename or beside}: {error.strerror}")
+        # The data set appears whole or not at all.
+        os.replace(beside, args.folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    print(f"{args.folder}: {10 * args.per_class_train:,} training, {10 * args.per_class_test:,} test and "
-          f"{args.unlabeled:,} unlabelled pictures; look at {args.folder / 'overview.png'}")
+    print(f"{args.folder}: {10 * args.per_class_train:,} training, {10 * args.per_class_test:,} "
+          f"test and {args.unlabeled:,} unlabelled pictures; "
+          f"look at {args.folder / 'overview.png'}")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main, arguments())

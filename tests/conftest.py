@@ -1,4 +1,4 @@
-"""What the tests share: a tiny data set on disk, a trained teacher, and real images where they are at hand."""
+"""What the tests share: a tiny data set on disk, a trained teacher, real images where there are."""
 
 import os
 import pathlib
@@ -8,17 +8,50 @@ import tarfile
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROGRAMS = ROOT / "tests" / "programs"
 sys.path[:0] = [str(ROOT), str(ROOT / "data")]
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 import numpy as np  # noqa: E402
 
-TINY = ["--depth", "14", "--width", "0.03", "--batch-size", "16", "--steps-per-epoch", "3"]
+from noisy_student import arguments  # noqa: E402
+
+# The smallest network that is one, and a training of seconds.
+TINY = ["--depth", "14", "--width", "0.03", "--batch-size", "16", "--steps-per-epoch", "3",
+        "--recipe", "fast", "--epochs", "2"]
+
+
+def train_teacher(*words):
+    """Step 1, as its command line would."""
+    import cifar10_resnet50
+
+    cifar10_resnet50.main(arguments.teacher("", [str(word) for word in words]))
+
+
+def label(*words):
+    """Step 2."""
+    import imagenet_dummy_label
+
+    imagenet_dummy_label.main(arguments.labelling("", [str(word) for word in words]))
+
+
+def train_student(*words):
+    """Step 4."""
+    import data_generator
+
+    data_generator.main(arguments.student("", [str(word) for word in words]))
+
+
+def evaluate(*words):
+    """Step 5."""
+    import eval as step5
+
+    step5.main(arguments.evaluation("", [str(word) for word in words]))
 
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory):
-    """A folder data set of 10 x 12 training and 10 x 4 test pictures, and 60 unlabelled ones."""
+    """A data set of 10 x 12 training and 10 x 4 test pictures, and 60 unlabelled ones."""
     import make_toy
 
     folder = tmp_path_factory.mktemp("data") / "toy"
@@ -29,32 +62,50 @@ def toy(tmp_path_factory):
 @pytest.fixture(scope="session")
 def teacher(toy, tmp_path_factory):
     """The folder of a finished teacher, of 80 labels. It has learnt next to nothing."""
-    import cifar10_resnet50 as step1
-
-    log_dir = tmp_path_factory.mktemp("logs") / "teacher"
-    step1.main(["--data", str(toy), "--num-labeled", "80", "--recipe", "fast", "--epochs", "2", *TINY, "--log-dir", str(log_dir)])
-    return log_dir
+    folder = tmp_path_factory.mktemp("logs") / "teacher"
+    train_teacher("--data", toy, "--num-labeled", 80, *TINY, "--log-dir", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def pseudo(toy, teacher, tmp_path_factory):
-    """The folder of pseudo-labels for the unlabelled pictures and the rest of the training images."""
-    import imagenet_dummy_label as step2
+    """The folder of pseudo-labels for the unlabelled pictures and the rest of the training set."""
+    folder = tmp_path_factory.mktemp("logs") / "pseudo"
+    label(toy / "unlabeled", "rest", "--teacher", teacher, "--threshold", 0, "--out", folder,
+          "--truth", toy / "truth.csv", "--calibrate")
+    return folder
 
-    out = tmp_path_factory.mktemp("logs") / "pseudo"
-    step2.main([str(toy / "unlabeled"), "rest", "--teacher", str(teacher), "--threshold", "0", "--out", str(out),
-                "--truth", str(toy / "truth.csv"), "--calibrate"])
-    return out
+
+@pytest.fixture(scope="session")
+def own_network(tmp_path_factory):
+    """A .keras file of somebody's own: one layer that tells the toy's ten classes apart, by chance.
+
+    Its dropout would be seen in the labels, if it were left on.
+    """
+    import keras
+
+    rng = np.random.default_rng(0)
+    kernel = 2 * rng.normal(size=(48, 10))
+    model = keras.Sequential([
+        keras.layers.Input((32, 32, 3)), keras.layers.Rescaling(1 / 255),
+        keras.layers.AveragePooling2D(8), keras.layers.Flatten(), keras.layers.Dropout(0.5),
+        keras.layers.Dense(10, "softmax", name="classes")])
+    model.get_layer("classes").set_weights([kernel, -0.35 * kernel.sum(axis=0)])
+    path = tmp_path_factory.mktemp("own") / "network.keras"
+    model.save(path)
+    return path
 
 
 @pytest.fixture(scope="session")
 def real_images():
-    """96 real CIFAR-10 photos, uint8 (96, 32, 32, 3), from a folder or archive beside the checkout."""
+    """96 real CIFAR-10 photos, uint8 (96, 32, 32, 3), from a folder or archive at the checkout."""
     from PIL import Image
 
     folder = ROOT / "data-real" / "cifar10" / "test"
     if folder.is_dir():
-        paths = [path for name in sorted(folder.iterdir()) for path in sorted(name.iterdir())[:10]]
+        paths = []
+        for class_folder in sorted(folder.iterdir()):
+            paths += sorted(class_folder.iterdir())[:10]
         return np.stack([np.array(Image.open(path).convert("RGB")) for path in paths])[:96]
     archive = ROOT.parent / "shared" / "data" / "cifar10_jpeg.tar.xz"
     if not archive.exists():
@@ -70,7 +121,7 @@ def real_images():
 
 @pytest.fixture
 def photos():
-    """Natural-looking noise where real photos are not needed: smooth, full range, uint8 (40, 32, 32, 3)."""
+    """Smooth noise of full range where no real photos are needed: uint8 (40, 32, 32, 3)."""
     rng = np.random.default_rng(0)
     waves = rng.normal(size=(40, 32, 32, 3)).cumsum(axis=1).cumsum(axis=2)
     low, high = waves.min(axis=(1, 2), keepdims=True), waves.max(axis=(1, 2), keepdims=True)

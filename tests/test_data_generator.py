@@ -1,90 +1,173 @@
-"""Batches: the same for the same seed and place, every image as often as the next, and noise only where asked for."""
-
-import data_generator as step4
-
-import cifar10_resnet50 as step1
+"""Batches: a function of seed and number, every image as often as the next, noise where asked."""
 
 import numpy as np
 import pytest
+from conftest import TINY, train_student
+from PIL import Image
 
+import data_generator as step4
+from noisy_student.data import load_data
+from noisy_student.files import UserError
 from Rand_Augment import Rand_Augment
 
 
-def take(generator, n):
-    return [next(generator) for _ in range(n)]
+def take(count, *args, **options):
+    generator = step4.data_generator(*args, **options)
+    return [next(generator) for _ in range(count)]
 
 
 @pytest.fixture
 def data(photos):
-    return photos, np.eye(10, dtype=np.float32)[np.arange(len(photos)) % 10]
+    """40 images, each of a class of its own."""
+    return photos, np.eye(len(photos), dtype=np.float32)
 
 
 def test_without_noise_an_image_is_the_evaluation_input_bit_for_bit(data):
     x, y = data
-    for batch, labels in take(step4.data_generator(x, y, 7, False), 9):
-        assert batch.dtype == np.uint8
-        for image, label in zip(batch, labels):
-            same = np.flatnonzero((x == image).all(axis=(1, 2, 3)))
-            assert len(same) == 1 and (y[same[0]] == label).all()
-    image, _ = step4.get_random_data(x[0], y[0], True, Rand_Augment(Numbers=0))
-    assert (image == x[0]).all()  # through Pillow and back: no contrast is stretched
+    for batch, labels in take(9, x, y, 7, False):
+        assert batch.dtype == np.uint8 and (batch == x[labels.argmax(axis=1)]).all()
+    # Through Pillow and back: no contrast is stretched.
+    image, label = step4.get_random_data(x[0], y[0], True, Rand_Augment(Numbers=0))
+    assert (image == x[0]).all() and (label == y[0]).all()
+    assert (step4.get_random_data(x[0], y[0], False)[0] == x[0]).all()
 
 
 def test_each_pass_shows_every_image_once(data):
-    x, y = data  # 40 images, batches of 16: passes end within batches
-    seen = np.concatenate([batch for batch, _ in take(step4.data_generator(x, y, 16, False, seed=3), 5)])
+    x, y = data
+    # Of 40 images, batches of 16: passes end within batches.
+    seen = np.concatenate([batch for batch, _ in take(5, x, y, 16, False, seed=3)])
     for begin in (0, 40):
-        assert {image.tobytes() for image in seen[begin:begin + 40]} == {image.tobytes() for image in x}
+        shown = {image.tobytes() for image in seen[begin:begin + 40]}
+        assert shown == {image.tobytes() for image in x}
     assert (seen[:40] != seen[40:]).any()
 
 
 @pytest.mark.parametrize("data_aug", [False, True])
 def test_a_batch_depends_on_seed_and_number_alone(data, data_aug):
-    whole = take(step4.data_generator(*data, 16, data_aug, seed=5, flip_and_crop=True), 8)
-    resumed = take(step4.data_generator(*data, 16, data_aug, seed=5, first_batch=3, flip_and_crop=True), 5)
-    assert all((a[0] == b[0]).all() and (a[1] == b[1]).all() for a, b in zip(whole[3:], resumed))
-    other = take(step4.data_generator(*data, 16, data_aug, seed=6, flip_and_crop=True), 8)
+    def batches(count, seed, first_batch=0):
+        return take(count, *data, 16, data_aug, seed=seed, first_batch=first_batch,
+                    flip_and_crop="always")
+
+    whole, resumed, other = batches(8, 5), batches(5, 5, first_batch=3), batches(8, 6)
+    for a, b in zip(whole[3:], resumed, strict=True):
+        assert (a[0] == b[0]).all() and (a[1] == b[1]).all()
     assert any((a[0] != b[0]).any() for a, b in zip(whole, other))
 
 
 def test_noise_changes_images_and_not_labels(data):
-    plain, noisy = (take(step4.data_generator(*data, 40, data_aug, seed=1), 1)[0] for data_aug in (False, True))
+    (plain,), (noisy,) = (take(1, *data, 40, data_aug, seed=1) for data_aug in (False, True))
     assert (plain[1] == noisy[1]).all()
     assert (plain[0] != noisy[0]).any(axis=(1, 2, 3)).mean() > 0.9
 
 
 def test_augmented_batch_is_the_draw_applied_to_each_image(data):
-    from PIL import Image
-
-    x, y = data
     augment = Rand_Augment(4, 10)
-    plain, _ = next(step4.data_generator(x, y, 12, False, seed=9))
-    noisy, _ = next(step4.data_generator(x, y, 12, True, seed=9, augment=augment))
+    ((plain, _),) = take(1, *data, 12, False, seed=9)
+    ((noisy, _),) = take(1, *data, 12, True, seed=9, augment=augment)
     draws = augment.draw(12, np.random.default_rng([9, 0, 1]))
-    for i in range(12):
-        assert (np.asarray(augment.apply(Image.fromarray(plain[i]), *(row[i] for row in draws))) == noisy[i]).all()
+    for image, expected, *draw in zip(noisy, plain, *draws):
+        assert (image == np.asarray(augment.apply(Image.fromarray(expected), *draw))).all()
 
 
-def test_joined_rows_read_as_one_array():
-    a, b = np.arange(20).reshape(10, 2), np.arange(100, 108).reshape(4, 2)
-    joined = step1.JoinedRows((a, np.array([9, 0])), (b, np.array([1, 1, 3])))
-    whole = np.concatenate([a[[9, 0]], b[[1, 1, 3]]])
-    assert len(joined) == 5
-    for indices in ([0], [4, 0, 2, 2], [3, 1], []):
-        assert (joined[np.array(indices, int)] == whole[np.array(indices, int)]).all()
+@pytest.mark.parametrize("flip_and_crop, data_aug, moves", [
+    ("never", True, False), ("never", False, False), ("with-noise", False, False),
+    ("with-noise", True, True), ("always", True, True), ("always", False, True)])
+def test_flip_and_crop_cuts_a_window_when_it_should(data, flip_and_crop, data_aug, moves):
+    x, y = data
+    windows = set()
+    for batch, labels in take(10, x, y, 40, data_aug, augment=Rand_Augment(Numbers=0),
+                              flip_and_crop=flip_and_crop):
+        for image, original in zip(batch, x[labels.argmax(axis=1)]):
+            # Four pixels of its own reflection all around.
+            padded = np.pad(original, ((4, 4), (4, 4), (0, 0)), mode="reflect")
+            windows.add(next((top, left, way) for top in range(9) for left in range(9)
+                             for way in (1, -1) if np.array_equal(
+                                 padded[top:top + 32, left:left + 32][:, ::way], image)))
+    if not moves:
+        assert windows == {(4, 4, 1)}
+    else:
+        assert [set(values) for values in zip(*windows)] == [{*range(9)}, {*range(9)}, {1, -1}]
 
 
 def test_empty_or_unequal_arrays_are_refused(data):
     x, y = data
     with pytest.raises(ValueError, match="40 and 39"):
-        next(step4.data_generator(x, y[:39], 4, False))
-    with pytest.raises(ValueError, match="0 and 0"):
-        next(step4.data_generator(x[:0], y[:0], 4, False))
+        take(1, x, y[:39], 4, False)
+    with pytest.raises(ValueError, match="at least one"):
+        take(1, x[:0], y[:0], 4, False)
 
 
 def test_a_pool_with_test_images_is_refused(toy):
-    data = step1.load_data(str(toy), 80)
-    step4.refuse_overlap(data.x[data.rest], data)
+    data = load_data(str(toy), 80)
+    rest = data.x[data.rest]
+    step4.refuse_overlap(rest, data)
     for held_out in (data.x_test[:1], data.x[data.val[:1]]):
-        with pytest.raises(step1.UserError, match="1 of 41 pseudo-labelled images are test or validation"):
-            step4.refuse_overlap(np.concatenate([data.x[data.rest], held_out]), data)
+        with pytest.raises(UserError, match="1 of 41 pseudo-labelled images are test or valid"):
+            step4.refuse_overlap(np.concatenate([rest, held_out]), data)
+
+
+# --- the script -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prepared(toy, tmp_path, monkeypatch):
+    """Runs the script up to the training: the student, its batches, and the run's arguments."""
+    def prepare(*words):
+        seen = {}
+
+        def fit_and_finish(model, batches, data, args, run):
+            seen.update(model=model, batches=batches, data=data, run=run)
+
+        monkeypatch.setattr(step4, "fit_and_finish", fit_and_finish)
+        train_student("--data", toy, *words, "--log-dir", tmp_path / "student")
+        return seen
+    return prepare
+
+
+@pytest.mark.parametrize("noise, dropout, survival, images", [
+    ("all", 0.5, 0.8, True), ("model", 0.5, 0.8, False), ("input", 0.0, 1.0, True),
+    ("none", 0.0, 1.0, False)])
+def test_each_noise_can_be_taken_away_alone(noise, dropout, survival, images, prepared):
+    seen = prepared("--pseudo", "none", "--noise", noise, *TINY)
+    assert seen["model"].get_layer("dropout").rate == dropout
+    last = seen["model"].get_layer("stage4_block1_survival")
+    assert last.p_survival == pytest.approx(survival)
+    originals = {image.tobytes() for image in seen["data"].x}
+    shown, again = (next(seen["batches"](0))[0] for _ in range(2))
+    changed = sum(image.tobytes() not in originals for image in shown)
+    assert changed > 10 if images else changed == 0
+    assert (shown == again).all()
+    assert seen["run"].path("batch.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("share, count", [("0.25", 4), ("0.8", 13), (None, None)])
+def test_labeled_share_is_that_of_every_batch(share, count, pseudo, prepared):
+    network = "--recipe fast --depth 14 --width 0.03 --batch-size 16 --noise none".split()
+    words = ["--labeled-share", share] if share else []
+    seen = prepared("--num-labeled", 80, "--pseudo", pseudo, *network, *words)
+    # As many steps as without pseudo-labels: one per batch of labelled images.
+    assert seen["run"].arguments["steps_per_epoch"] == 72 // 16
+    data, x = seen["data"], np.load(pseudo / "x.npy")
+    ours, theirs = ({image.tobytes() for image in images} for images in (data.x[data.train], x))
+    batches, shown = seen["batches"](0), set()
+    counts = []
+    for _ in range(60):
+        images = [image.tobytes() for image in next(batches)[0]]
+        counts.append(sum(image in ours for image in images))
+        shown |= set(images)
+    assert shown == ours | theirs
+    if share:
+        assert set(counts) == {count}
+    else:
+        # As they come: 72 of all that there are after balancing.
+        expected = 16 * 72 / (72 + len(np.load(pseudo / "index.npy")))
+        assert len(set(counts)) > 2 and np.mean(counts) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("words, text", [
+    ("0.5 --pseudo none", "--labeled-share: with --pseudo none all images are labelled"),
+    ("1", "--labeled-share must leave images of both kinds in a batch of 16, got 1.0"),
+    ("0.01", "--labeled-share must leave images of both kinds in a batch of 16, got 0.01")])
+def test_a_share_that_leaves_one_kind_out_is_one_line(words, text, pseudo, prepared):
+    with pytest.raises(UserError, match=f"^{text}$"):
+        prepared("--num-labeled", 80, *TINY, "--pseudo", pseudo, "--labeled-share", *words.split())

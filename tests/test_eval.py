@@ -1,309 +1,343 @@
-"""The table and its answers: statistics by hand and against SciPy, cells that are recognised, networks that look once."""
+"""The table and its answers: differences by hand, cells that are told apart, and the whole step."""
 
-import pathlib
-import re
-
-import eval as step5
-
-import cifar10_resnet50 as step1
-import data_generator as step4
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import scipy.stats
-from conftest import TINY
+from conftest import TINY, evaluate, train_student
 
-TEACHER = {"noise": "none", "pseudo": None, "labelling": None, "depth": 14, "width": 1.0}
-LABELLING = {"threshold": 0.75, "calibrate": False, "hard": False, "images": ["photos", "rest"]}
+import eval as step5
+import experiment
+from noisy_student import arguments, figures, files, runs, tables
+from noisy_student.data import CIFAR10
+from noisy_student.training import write_history
+
+CHOSEN = {"seed": 0, "depth": 14, "width": 1.0, "num_labeled": 100, "validation": "split",
+          "recipe": "fast", "batch_size": 8, "epochs": 2, "steps_per_epoch": 5,
+          "learning_rate": 0.1, "early_stopping": 0}
+NOISE = {"noise": "all", "dropout": 0.5, "p_last": 0.8, "augment_ops": 2, "augment_magnitude": 10,
+         "flip_and_crop": "never", "labeled_share": None}
+LABELLING = {"threshold": 0.75, "keep_share": None, "images": ["photos", "rest"]}
 
 
-def cell_of(noise, teacher=None, **labelling):
-    """What run.json says of a cell."""
-    return {"noise": noise, "pseudo": teacher, "labelling": LABELLING | labelling if teacher else None, "depth": 14, "width": 1.0}
+def taught(seed=0, depth=14, **labelling):
+    """What run.json says of a student's labels."""
+    return {"labelling": LABELLING | labelling,
+            "teacher": {"arguments": CHOSEN | {"seed": seed, "depth": depth}, "taught_by": None}}
 
 
-STUDENT = cell_of("all", TEACHER)
-
-
-def a_run(cell, right, seed=0, **arguments):
-    """A run whose network is right on the images where `right` is 1, and says so with confidence 0.8."""
+def a_run(folder, right, seed=0, taught_by=None, class_names=("cat", "dog"), **chosen):
+    """The folder of a finished training that is right where `right` is 1, and sure by 0.8."""
     y = np.arange(len(right)) % 2
-    answer = np.where(np.asarray(right, bool), y, 1 - y)
-    probabilities = np.where(np.eye(2)[answer] == 1, 0.8, 0.2).astype(np.float32)
-    arguments = {"seed": seed, "depth": 14, "width": 1.0, "dropout": 0.5, "p_last": 0.8, "augment_ops": 2, "augment_magnitude": 10,
-                 "num_labeled": 100, "validation": "split", "recipe": "fast", "batch_size": 8, "epochs": 2, "steps_per_epoch": 5,
-                 "learning_rate": 0.1, "early_stopping": 0} | arguments
-    record = {"arguments": arguments, "cell": cell, "steps": arguments["epochs"] * 5, "wall_seconds": 60.0}
-    history = [{"epoch": epoch, "val_accuracy": 0.5, "loss": 1.0} for epoch in (1, 2)]
-    return step5.Run(pathlib.Path("logs/x"), record, history, probabilities, probabilities, 1.0, y)
+    answer = np.where(np.asarray(right, dtype=bool), y, 1 - y)
+    said = np.full((len(y), len(class_names)), 0.2 / (len(class_names) - 1), dtype=np.float32)
+    said[np.arange(len(y)), answer] = 0.8
+    noise = {} if folder.name == "teacher" else NOISE
+    run = runs.Run(str(folder), "x.py", CHOSEN | noise | {"seed": seed} | chosen,
+                   {"data": "toy", "data_sha256": "of the data"}, taught_by)
+    run.save_predictions(test=(said, y), validation=(said, y))
+    write_history(run.path("history.csv"), [
+        {"epoch": epoch, "loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5,
+         "learning_rate": 0.1} for epoch in (1, 2)])
+    run.finish(test_loss=1.0, test_accuracy=float(np.mean(right)), seconds=60.0,
+               steps=5 * run.arguments["epochs"], class_names=list(class_names))
+    return run
 
 
-# --- statistics ----------------------------------------------------------------------------------
+def cells_of(folder):
+    """What eval.py makes of the runs below a folder."""
+    found, _ = step5.find([str(folder)], experiment.CELLS)
+    return {name: {seed: step5.measure(run) for seed, run in cell.items()}
+            for name, cell in found.items()}
 
 
-def test_wilson_interval_by_hand_and_scipy():
-    # Newcombe 1998, table I: 81 of 263 and 15 of 148; 0 of 20 and 1 of 29
-    for right, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):
-        assert step5.wilson_interval(right, n) == (pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
-        scipys = scipy.stats.binomtest(right, n).proportion_ci(method="wilson")
-        assert step5.wilson_interval(right, n) == pytest.approx((scipys.low, scipys.high), abs=1e-7)
-    assert step5.wilson_interval(20, 20)[1] == 1
-    for right, n in ((5, 4), (-1, 4), (0, 0)):
-        with pytest.raises(ValueError):
-            step5.wilson_interval(right, n)
+def a_cell(*right):
+    """{seed: Measured}, as far as contrast() looks."""
+    return {seed: SimpleNamespace(right=np.array(row, dtype=bool))
+            for seed, row in enumerate(right)}
 
 
-def test_mcnemar_by_hand_and_scipy():
-    assert step5.mcnemar(1, 9) == pytest.approx(2 * (1 + 10) / 1024)  # 10 coins: none or one of the rarer side, twice
-    assert step5.mcnemar(0, 5) == step5.mcnemar(5, 0) == pytest.approx(2 / 32)
-    assert step5.mcnemar(0, 0) == step5.mcnemar(4, 4) == 1
-    for first, second in ((3, 11), (120, 161), (1500, 1731)):
-        assert step5.mcnemar(first, second) == pytest.approx(scipy.stats.binomtest(first, first + second).pvalue, rel=1e-9)
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Drawing them takes seconds."""
+    monkeypatch.setattr(figures, "draw_all", lambda *_: [])
 
 
-def test_the_articles_table_shows_no_effect_of_pseudo_labels():
-    # 94.14 -> 94.28 % of 10,000: 14 images more. Even if the two networks disagreed on only 300 images, a coin does that
-    assert step5.mcnemar(143, 157) == pytest.approx(0.45, abs=0.01)
-    assert step5.mcnemar(693, 707) > 0.7
-
-
-def test_bootstrap_over_images_agrees_with_scipy_and_the_normal_interval():
-    differences = np.random.default_rng(1).choice([-1.0, 0.0, 1.0], p=[0.08, 0.8, 0.12], size=(1, 2000))
-    low, high = step5.paired_bootstrap(differences)
-    scipys = scipy.stats.bootstrap((differences[0],), np.mean, n_resamples=5000, method="percentile", rng=0, batch=500).confidence_interval
-    assert (low, high) == (pytest.approx(scipys.low, abs=0.002), pytest.approx(scipys.high, abs=0.002))
-    half = 1.96 * differences.std() / np.sqrt(2000)
-    assert (low, high) == (pytest.approx(differences.mean() - half, abs=0.001), pytest.approx(differences.mean() + half, abs=0.001))
-
-
-def test_bootstrap_over_seeds_by_hand():
-    # two seeds, on every image no difference or one: a resample's mean is 0, 1/2 or 1 with probability 1/4, 1/2, 1/4
-    assert step5.paired_bootstrap(np.array([[0.0] * 50, [1.0] * 50])) == (0, 1)
-    # the same images in both seeds: to draw the seeds adds nothing; to draw images for each seed alone would narrow it
-    one = np.random.default_rng(2).choice([-1.0, 0.0, 1.0], size=(1, 400))
-    low, high = step5.paired_bootstrap(one)
-    low2, high2 = step5.paired_bootstrap(np.repeat(one, 2, axis=0))
-    assert high2 - low2 == pytest.approx(high - low, rel=0.05)
-
-
-def test_expected_calibration_error_by_hand():
-    p = np.array([[0.95, 0.05], [0.93, 0.07], [0.61, 0.39], [0.4, 0.6]])
-    y = np.array([0, 1, 0, 0])  # right, wrong, right, wrong
-    # bin (14/15, 1]: 0.95 right; bin (13/15, 14/15]: 0.93 wrong; bin (9/15, 10/15]: 0.61 right; bin (8/15, 9/15]: 0.6 wrong
-    error, (count, confidence, accuracy) = step5.expected_calibration_error(p, y)
-    assert error == pytest.approx((0.05 + 0.93 + 0.39 + 0.6) / 4)
-    assert count[[8, 9, 13, 14]].tolist() == [1, 1, 1, 1] and count.sum() == 4
-    assert (confidence[14], accuracy[14]) == (pytest.approx(0.95), 1) and np.isnan(accuracy[0])
-    assert step5.expected_calibration_error(np.array([[1.0, 0.0]] * 4), np.zeros(4, int))[0] == 0
-    # 100 answers at 0.7 of which 70 are right are calibrated; at 0.9 they are off by 0.2
-    y = np.repeat([0, 1], [70, 30])
-    assert step5.expected_calibration_error(np.tile([0.7, 0.3], (100, 1)), y)[0] == pytest.approx(0, abs=1e-9)
-    assert step5.expected_calibration_error(np.tile([0.9, 0.1], (100, 1)), y)[0] == pytest.approx(0.2)
-
-
-# --- cells and answers ---------------------------------------------------------------------------
-
-
-def test_cells_and_the_articles_numbers():
-    assert step5.CELLS[step5.cell_key(TEACHER)][1:] == (0.8839, 0.8177)
-    assert step5.CELLS[step5.cell_key(STUDENT)][1:] == (0.9394, 0.2470)
-    assert step5.CELLS[step5.cell_key(cell_of("all", cell_of("all")))][1:] == (0.9428, 0.2289)
-    assert step5.CELLS[step5.cell_key(cell_of("none", TEACHER))][1:] == (None, None)
-    assert step5.cell_name(step5.cell_key(cell_of("all", STUDENT))).startswith("second generation")
-    third = step5.cell_key(cell_of("all", cell_of("all", STUDENT)))
-    assert third not in step5.CELLS and "second generation" in step5.cell_name(third)
-    assert step5.cell_name(("input", None)) == "noisy teacher: labels alone, noise on the input alone"
-
-
-def test_runs_that_differ_only_in_their_seed_are_one_cell(capsys):
-    runs = [a_run(STUDENT, [1, 0], seed) for seed in (0, 1, 2)] + [a_run(STUDENT, [1, 1], dropout=0.1), a_run(TEACHER, [1, 1], dropout=0.1)]
-    cells = step5.group(runs)
-    assert [sorted(cell.runs) for cell in cells] == [[0, 1, 2], [0], [0]]
-    assert [cell.name for cell in cells] == ["student: pseudo-labels, noise", "student: pseudo-labels, noise, dropout 0.1",
-                                             "teacher: labels alone, no noise"]  # dropout means nothing to a teacher
-    calibrated = step5.group([runs[0], a_run(cell_of("all", TEACHER, calibrate=True, images=["rest"]), [1, 1])])[1]
-    assert calibrated.name == "student: pseudo-labels, noise, calibrate, images rest"
-    step5.group([runs[0], a_run(STUDENT, [1, 1], 0)])
-    assert "same cell and seed" in capsys.readouterr().out
+# --- answers --------------------------------------------------------------------------------------
 
 
 def test_a_difference_by_hand():
-    first = step5.group([a_run(TEACHER, [1, 1, 0, 0, 0, 0, 0, 0], 0), a_run(TEACHER, [1, 0, 0, 0, 0, 0, 0, 0], 1)])[0]
-    second = step5.group([a_run(STUDENT, [1, 0, 1, 1, 1, 0, 0, 0], 0), a_run(STUDENT, [1, 1, 1, 0, 0, 0, 0, 0], 1),
-                          a_run(STUDENT, [1] * 8, 2)])[0]
-    answer = step5.contrast("?", [(-1, first), (1, second)])
-    assert answer.seeds == [0, 1]  # what only one of them has is not compared
-    assert answer.per_seed == [pytest.approx(100 * 2 / 8), pytest.approx(100 * 2 / 8)] and answer.points == pytest.approx(25)
-    assert answer.p == [pytest.approx(2 * (1 + 4) / 16), pytest.approx(2 / 4)]  # 1 against 3, 0 against 2
+    first = a_cell([1, 1, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0])
+    second = a_cell([1, 0, 1, 1, 1, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0], [1] * 8)
+    answer = step5.contrast("?", (-1, 1), [first, second])
+    # What only one of them has is not compared.
+    assert answer.seeds == [0, 1]
+    assert answer.per_seed == pytest.approx([25, 25]) and answer.points == pytest.approx(25)
+    # 1 against 3, 0 against 2.
+    assert answer.p == pytest.approx([2 * (1 + 4) / 16, 2 / 4])
     assert answer.low < 25 < answer.high
-    assert step5.contrast("?", [(-1, first), (1, step5.group([a_run(STUDENT, [1] * 8, 7)])[0])]) is None
+    assert step5.contrast("?", (-1, 1), [first, {7: second[2]}]) is None
 
 
-def test_two_by_two_by_hand():
-    accuracies = {"none": (0.5, 0.7), "all": (0.6, 0.9)}  # noise -> labels alone, with pseudo-labels
-    runs = [a_run(cell_of(noise, teacher), [1] * round(10 * accuracies[noise][i]) + [0] * round(10 - 10 * accuracies[noise][i]))
-            for noise in accuracies for i, teacher in enumerate((None, TEACHER))]
-    noise, pseudo, interaction = step5.effects(step5.group(runs))
-    assert noise.points == pytest.approx(100 * ((0.6 - 0.5) + (0.9 - 0.7)) / 2)
-    assert pseudo.points == pytest.approx(100 * ((0.7 - 0.5) + (0.9 - 0.6)) / 2)
-    assert interaction.points == pytest.approx(100 * ((0.9 - 0.6) - (0.7 - 0.5))) and interaction.p == []
-    assert step5.effects(step5.group(runs[:3])) == []
+def test_two_by_two_by_hand(tmp_path):
+    right = {"teacher": 5, "noisy_teacher": 6, "student_without_noise": 7, "student": 9}
+    for name, count in right.items():
+        a_run(tmp_path / name, [1] * count + [0] * (10 - count))
+    _, (noise, pseudo, interaction) = step5.ask(cells_of(tmp_path))
+    assert noise.points == pytest.approx(((60 - 50) + (90 - 70)) / 2)
+    assert pseudo.points == pytest.approx(((70 - 50) + (90 - 60)) / 2)
+    assert interaction.points == pytest.approx((90 - 60) - (70 - 50)) and interaction.p == []
+    shutil.rmtree(tmp_path / "student")
+    assert step5.ask(cells_of(tmp_path))[1] == []
 
 
 @pytest.mark.parametrize("points, low, high, per_seed, words", [
     (2.1, 1.6, 2.7, [2.0, 2.2], "yes, by 2.1 points (1.6 to 2.7)"),
     (-2.1, -2.7, -1.6, [-2.0, -2.2], "no, it costs 2.1 points (1.6 to 2.7)"),
     (0.3, -0.4, 1.0, [0.1, 0.5], "not shown: +0.3 points (-0.4 to +1.0)"),
-    (2.1, 0.1, 3.9, [4.3, -0.1], "not shown: +2.1 points (+0.1 to +3.9)"),  # one seed says otherwise
-])
+    # One seed says otherwise.
+    (2.1, 0.1, 3.9, [4.3, -0.1], "not shown: +2.1 points (+0.1 to +3.9)"),
+    (-2.1, -3.9, -0.1, [-4.3, 0.1], "not shown: -2.1 points (-3.9 to -0.1)")])
 def test_answers_in_words(points, low, high, per_seed, words):
-    assert step5.Answer("?", (), [0], points, low, high, per_seed, []).in_words() == words
+    answer = step5.Answer("?", [0, 1], points, low, high, per_seed, [])
+    assert str(answer) == words and answer.shown == ("not shown" not in words)
 
 
-def test_every_question_and_every_ablation_is_asked(capsys):
-    cells = {"teacher": TEACHER, "noisy": cell_of("all"), "quiet": cell_of("none", TEACHER), "student": STUDENT,
-             "of_noisy": cell_of("all", cell_of("all")), "second": cell_of("all", STUDENT), "hard": cell_of("all", TEACHER, hard=True),
-             "input": cell_of("input", TEACHER)}
-    runs = [a_run(cell, np.arange(200) % 10 < 5 + (i % 3), seed) for i, cell in enumerate(cells.values()) for seed in (0, 1)]
-    runs += [a_run(STUDENT | {"depth": 26}, [1] * 200, 0, depth=26), a_run(cell_of("all"), [1] * 200, 1, epochs=9)]
-    answers = step5.ask(step5.in_order(step5.group(runs)))
-    questions = [answer.question for answer in answers]
-    assert questions[:7] == [question for question, *_ in step5.QUESTIONS]
-    assert set(questions[7:]) == {"Is [noisy teacher: labels alone, noise, epochs 9] better than [noisy teacher: labels alone, noise]?",
-                             "Does a larger student help (depth 26)?",
-                             "Is [student: pseudo-labels, noise, hard] better than [student: pseudo-labels, noise]?",
-                             "Is [student: pseudo-labels, noise on the input alone] better than [student: pseudo-labels, noise]?"}
-    step5.warn_of_unmatched(answers)
+def test_calibration_by_hand(tmp_path):
+    # 0.6 are right where 0.8 is said: a temperature of log 4 / log 1.5 says 0.6.
+    measured = step5.measure(a_run(tmp_path / "teacher", [1, 1, 1, 0, 0] * 20))
+    assert measured.temperature == pytest.approx(np.log(4) / np.log(1.5), rel=0.01)
+    assert measured.ece == pytest.approx(0.2, abs=1e-3)
+    assert measured.calibrated_ece == pytest.approx(0, abs=2e-3)
+    assert measured.loss == pytest.approx(-0.6 * np.log(0.8) - 0.4 * np.log(0.2), abs=1e-3)
+    assert measured.calibrated_loss < measured.loss
+    # Nothing is left to fit a temperature on.
+    leaky = a_run(tmp_path / "leaky", [1, 1, 1, 0, 0], validation="test")
+    assert step5.measure(leaky).temperature == 1
+
+
+def test_every_question_is_asked_in_order_and_none_warns(tmp_path, capsys):
+    for name, cell in experiment.CELLS.items():
+        depth = 26 if name == "larger_student" else 14
+        noise = "none" if "--noise none" in cell.flags else "all"
+        a_run(tmp_path / name, [1, 0], taught_by=cell.labels and taught(), depth=depth, noise=noise)
+    answers, effects = step5.ask(cells_of(tmp_path))
+    assert [answer.question for answer in answers] == list(experiment.QUESTIONS)
+    assert [effect.question for effect in effects] == list(step5.EFFECTS)
     assert capsys.readouterr().out == ""
-    unmatched = [a_run(TEACHER, [1, 0] * 9), a_run(cell_of("all"), [1, 1] * 9, num_labeled=50, epochs=3)]
-    step5.warn_of_unmatched(step5.ask(step5.group(unmatched)))
-    assert "also differ in num_labeled (100 and 50), epochs (2 and 3), steps ([10] and [15])" in capsys.readouterr().out
 
 
-# --- the script ----------------------------------------------------------------------------------
+def test_a_question_is_one_line_and_a_cell_too(tmp_path, monkeypatch, no_pictures):
+    for name, right in (("teacher", [1, 0, 1, 0]), ("mine", [1, 1, 1, 1])):
+        a_run(tmp_path / name, right)
+    monkeypatch.setitem(experiment.CELLS, "mine", experiment.Cell("my own network", None))
+    monkeypatch.setitem(experiment.QUESTIONS, "Is mine better?", ("teacher", "mine"))
+    evaluate(tmp_path, "--out", tmp_path / "out")
+    said = (tmp_path / "out" / "results.md").read_text()
+    assert "| Is mine better? " in said and "| my own network " in said and "+50.0" in said
+
+
+def test_a_users_own_cell_is_compared_with_its_like(tmp_path):
+    a_run(tmp_path / "student", [1, 0, 0, 0], taught_by=taught())
+    a_run(tmp_path / "noisy_teacher", [1, 1, 0, 0])
+    a_run(tmp_path / "wide", [1, 1, 1, 0], taught_by=taught(), width=2.0)
+    a_run(tmp_path / "plain", [1, 1, 1, 1])
+    answers, _ = step5.ask(cells_of(tmp_path))
+    found = {answer.question: answer.points for answer in answers}
+    assert found["Is wide better than the student?"] == pytest.approx(50)
+    assert found["Is plain better than the noisy teacher?"] == pytest.approx(50)
+    assert len(found) == 3
+
+
+def test_cells_that_differ_in_more_than_is_asked_are_warned_of(tmp_path, capsys):
+    a_run(tmp_path / "teacher", [1, 0])
+    a_run(tmp_path / "noisy_teacher", [1, 1], num_labeled=50, epochs=3, dropout=0.1)
+    step5.ask(cells_of(tmp_path))
+    out = capsys.readouterr().out
+    assert "warning: Does noise help, on labels alone? The two cells also differ in " in out
+    assert "num_labeled (100 and 50), epochs (2 and 3), steps (10 and 15)" in out
+    # It is part of the noise that is asked about.
+    assert "dropout" not in out
+
+
+def test_cells_of_other_seeds_the_answer_names_those_compared(tmp_path, capsys, no_pictures):
+    # The teacher's seeds 0 and 1 happen to be bad ones, and the student's others are missing.
+    for seed, share in enumerate((7, 7, 8, 8, 8)):
+        a_run(tmp_path / f"seed{seed}" / "teacher", [1] * share + [0] * (10 - share), seed)
+    for seed in (0, 1):
+        a_run(tmp_path / f"seed{seed}" / "student", [1] * 7 + [0, 1, 0], seed, taught(seed))
+    evaluate(tmp_path, "--out", tmp_path)
+    out = capsys.readouterr().out
+    assert ("warning: Is the noisy student better than its teacher? Seeds [0, 1, 2, 3, 4] and "
+            "[0, 1]: only those that both have are compared") in out
+    (answer,) = files.read_json(tmp_path / "results.json")["answers"]
+    assert answer["seeds"] == [0, 1] and answer["per_seed"] == pytest.approx([10, 10])
+    lines = (tmp_path / "results.md").read_text().splitlines()
+    (row,) = [line for line in lines if line.startswith("| Is the noisy student")]
+    assert row.split("|")[3].strip() == "0, 1"
+    assert any("| 0, 1, 2, 3, 4 | 10 " in line and "76.00 ± 5.48" in line for line in lines)
+
+
+# --- cells ----------------------------------------------------------------------------------------
+
+
+def test_runs_that_differ_only_in_their_seed_are_one_cell(tmp_path, capsys):
+    for seed in (2, 0, 1):
+        # Where a pool lies may differ from machine to machine.
+        a_run(tmp_path / f"seed{seed}" / "student", [1, 0], seed,
+              taught(seed, images=[f"{seed}/p"]))
+    a_run(tmp_path / "mine" / "first", [1, 0])
+    a_run(tmp_path / "seed0" / "teacher", [1, 0])
+    cells = cells_of(tmp_path)
+    # The experiment's cells in its order, then the user's own.
+    assert {name: sorted(cell) for name, cell in cells.items()} == {
+        "teacher": [0], "student": [0, 1, 2], "first": [0]}
+    assert list(cells) == ["teacher", "student", "first"] and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("changed, reason", [
+    ({"dropout": 0.1}, "differs in dropout (0.5 and 0.1)"),
+    ({"taught_by": taught(depth=26)}, "differs in teacher depth (14 and 26)"),
+    ({"taught_by": taught(threshold=0.3)}, "differs in label threshold (0.75 and 0.3)"),
+    ({"taught_by": taught(images=["rest"])}, "label images (['photos', 'rest'] and ['rest'])"),
+    ({"seed": 0}, "left out, seed 0 is there already")])
+def test_what_is_left_out_of_a_cell_is_named(changed, reason, tmp_path, capsys):
+    a_run(tmp_path / "a" / "student", [1, 0], taught_by=taught())
+    other = a_run(tmp_path / "b" / "student", [1, 1],
+                  **{"seed": 1, "taught_by": taught(seed=1), **changed})
+    assert sorted(cells_of(tmp_path)["student"]) == [0]
+    out = capsys.readouterr().out
+    assert reason in out and other.folder in out and out.count("\n") == 1
+
+
+def test_unfinished_runs_are_left_out_aloud(tmp_path, capsys):
+    a_run(tmp_path / "teacher", [1, 0])
+    half = runs.Run(str(tmp_path / "seed1" / "teacher"), "x.py", CHOSEN | {"seed": 1}, {})
+    half.save()
+    assert sorted(cells_of(tmp_path)["teacher"]) == [0]
+    assert capsys.readouterr().out == f"left out, not finished: {half.folder}\n"
+    for folder in (tmp_path / "seed1", tmp_path / "nowhere"):
+        with pytest.raises(files.UserError, match="no finished training there. Run first: python"):
+            step5.find([str(folder)], experiment.CELLS)
+
+
+def test_a_users_mistake_is_one_line(tmp_path):
+    args = arguments.evaluation("", [str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit, match=r"^error: \S*nowhere: no finished training there[^\n]*$"):
+        files.run_script(step5.main, args)
+
+
+def test_labellings_of_one_name_are_merged_only_if_they_are_one(tmp_path, capsys):
+    a_run(tmp_path / "teacher", [1, 0])
+    for seed, threshold in ((0, 0.75), (1, 0.75), (2, 0.3)):
+        run = runs.Run(str(tmp_path / f"seed{seed}" / "pseudo"), "imagenet_dummy_label.py",
+                       LABELLING | {"threshold": threshold}, {}, taught(seed)["teacher"])
+        run.path("").mkdir(parents=True)
+        run.finish(kept=1)
+    _, labellings = step5.find([str(tmp_path)])
+    assert [run.folder[-12:] for run in labellings["pseudo"]] == ["seed0/pseudo", "seed1/pseudo"]
+    assert "seed2/pseudo differs in label threshold (0.75 and 0.3)" in capsys.readouterr().out
+
+
+def test_runs_on_other_data_are_refused(tmp_path):
+    a_run(tmp_path / "teacher", [1, 0])
+    other = a_run(tmp_path / "student", [1, 0])
+    other.made_from["data_sha256"] = "of other data"
+    other.save()
+    with pytest.raises(files.UserError, match="student was trained on other data than .*teacher"):
+        evaluate(tmp_path, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+@pytest.mark.parametrize("name", ["predictions.npz", "history.csv", "run.json"])
+def test_damaged_files_and_other_runs_files_are_refused_in_one_line(name, damaged, tmp_path):
+    run = a_run(tmp_path / "teacher", [1, 0])
+    content = run.path(name).read_bytes()
+    run.path(name).write_bytes(content[:-20] + b"!" + content[-19:])
+    if not damaged:
+        other = a_run(tmp_path / "elsewhere", [1, 1])
+        write_history(other.path("history.csv"), [{"epoch": 1, "loss": 2.0}])
+        content = other.path(name).read_bytes().replace(b'"seed": 0', b'"seed": 1')
+        run.path(name).write_bytes(content)
+    with pytest.raises(files.UserError, match=name) as error:
+        for measured in cells_of(tmp_path)["teacher"].values():
+            assert measured.history
+    assert "\n" not in str(error.value)
+
+
+def test_the_articles_column_is_for_cifar10_alone(tmp_path, no_pictures):
+    for names in (CIFAR10, CIFAR10[::-1]):
+        a_run(tmp_path / "teacher", [1, 0, 1], class_names=names)
+        evaluate(tmp_path, "--out", tmp_path / "out")
+        said = (tmp_path / "out" / "results.md").read_text()
+        assert ("88.39 %, 0.8177" in said) == ("| article" in said) == (names == CIFAR10)
+        shutil.rmtree(tmp_path / "teacher")
+
+
+# --- the whole step -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def experiment(toy, teacher, pseudo, tmp_path_factory):
-    """A folder of the teacher, a quiet and a noisy student, and their pseudo-labels, as make experiment leaves them."""
-    logs = tmp_path_factory.mktemp("experiment") / "seed0"
-    logs.mkdir()
-    (logs / "teacher").symlink_to(teacher)
-    (logs / "pseudo").symlink_to(pseudo)
-    common = ["--data", str(toy), "--num-labeled", "80", "--recipe", "fast", "--epochs", "2", *TINY]
-    step4.main([*common, "--pseudo", str(pseudo), "--noise", "none", "--log-dir", str(logs / "student_without_noise")])
+def logs(toy, teacher, pseudo, tmp_path_factory):
+    """Teacher, pseudo-labels and a quiet student, copied from elsewhere without the networks."""
+    logs = tmp_path_factory.mktemp("experiment")
+    quiet = logs / "seed0" / "student_without_noise"
+    train_student("--data", toy, "--num-labeled", 80, *TINY, "--pseudo", pseudo,
+                  "--noise", "none", "--log-dir", quiet)
+    for folder in (teacher, pseudo):
+        shutil.copytree(folder, logs / "seed0" / folder.name)
+    for path in logs.rglob("*.keras"):
+        path.unlink()
     return logs
 
 
-def folders(experiment):
-    return [str(path) for path in sorted(experiment.iterdir())]
-
-
-def test_overlap_is_looked_for_in_all_that_was_learnt_from(experiment, teacher, tmp_path, capsys, monkeypatch):
-    data = step1.load_data(step1.read_json(teacher / "run.json")["made_from"]["data"])
-    planted = np.load(experiment / "pseudo" / "x.npy")[:3]
-    runs, _ = step5.load_runs(step5.find_runs(folders(experiment))[0])
-    data.x_test = np.concatenate([planted, data.x_test[3:]])
-    step5.overlap.check(runs, data, True, tmp_path)
-    out = capsys.readouterr().out
-    assert "3 of 40 test images are among the pseudo-labelled images in" in out and "among the training images, pixel" not in out
-    found = {what: int(n) for n, what in re.findall(r"(\d+) of 40 test images show the same picture as one of the (training|pseudo)", out)}
-    assert found["pseudo"] >= 3 and (tmp_path / "overlap_pseudo.png").exists() == bool(found["pseudo"])
-    assert (tmp_path / "overlap.png").exists() == bool(found["training"])
-    step5.main([str(teacher), "--check-overlap", "--out", str(tmp_path / "figures")])
-    assert "of 40 test images show the same picture as one of the training images" in capsys.readouterr().out
-
-
-def test_tables_pictures_and_page(experiment, teacher, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    step5.main([*folders(experiment), "--out", "figures", "--report", "page.html"])
-    out, results = capsys.readouterr().out, step1.read_json(tmp_path / "figures" / "results.json")
-    record, run = step1.read_json(teacher / "run.json"), results["cells"][0]["runs"][0]
-    assert run["accuracy"] == record["test_accuracy"] and run["cross_entropy"] == pytest.approx(record["test_loss"], rel=1e-5)
-    assert "88.39 %, 0.8177" in out and f"{100 * run['accuracy']:.2f} %" in out and "Do pseudo-labels help, without noise?  " in out
-    labels = step1.read_json(experiment / "pseudo" / "run.json")
-    assert results["pseudo_labels"][0]["runs"][0]["audit"] == labels["audit"]
+def test_tables_pictures_and_page(logs, teacher, pseudo, tmp_path, capsys):
+    evaluate(logs, "--out", tmp_path / "figures", "--report", tmp_path / "page.html")
+    out, results = capsys.readouterr().out, files.read_json(tmp_path / "figures" / "results.json")
+    (of_teacher,), (quiet,) = results["cells"].values()
+    said = runs.read(teacher).results
+    assert of_teacher["accuracy"] == said["test_accuracy"]
+    assert of_teacher["loss"] == pytest.approx(said["test_loss"], rel=1e-3)
+    # Matched.
+    assert quiet["steps"] == of_teacher["steps"] == 6
+    assert f"{100 * of_teacher['accuracy']:.2f} (" in out and "warning" not in out
+    assert "Do pseudo-labels help, without noise?  " in out and "left out" not in out
+    audit = runs.read(pseudo).results["audit"]["kept"]
+    assert f"| {100 * audit['precision']:.1f} " in out and f"| {100 * audit['recall']:.1f} " in out
+    pictures = {"accuracy.png", "answers.png", "learning_curves.png", "confusion.png",
+                "reliability.png", "pseudo_labels.png"}
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {"results.md", "results.json", "accuracy.png", "answers.png", "learning_curves.png", "confusion.png",
-                     "reliability.png", "pseudo_labels.png"}
-    page = (tmp_path / "page.html").read_text()
-    assert page.count("data:image/png;base64,") == 6 + 1 + (experiment / "pseudo" / "mistakes.png").exists()
-    assert "http" not in page and "viewport" in page and "Do pseudo-labels help, without noise?" in page
-
-    def load_model(*_):
-        raise AssertionError("the network ran a second time")
-
-    monkeypatch.setattr(step1, "load_model", load_model)
-    step5.main([*folders(experiment), "--out", "again", "--report", "again.html", "--no-photos"])
-    assert (tmp_path / "again" / "results.md").read_text() == (tmp_path / "figures" / "results.md").read_text()
-    assert (tmp_path / "again.html").read_text().count("data:image/png;base64,") == 6
+    assert names == {"results.md", "results.json", *pictures}
+    page, photos = (tmp_path / "page.html").read_text(), 1 + (pseudo / "mistakes.png").exists()
+    assert page.count("data:image/png;base64,") == len(pictures) + photos
+    assert "http" not in page and "Do pseudo-labels help, without noise?" in page
+    evaluate(logs, "--out", tmp_path / "again", "--report", tmp_path / "page.html", "--no-photos")
+    again = (tmp_path / "again" / "results.md").read_text()
+    assert again == (tmp_path / "figures" / "results.md").read_text()
+    assert (tmp_path / "page.html").read_text().count("data:image/png;base64,") == len(pictures)
 
 
-def test_precision_by_confidence_by_hand():
-    labels = step5.Labels("x", [], [], [(0.95, True), (0.93, False), (0.55, True), (1.0, True), (0.5, None)])
-    count, precision = labels.precision_by_confidence()
-    assert count.tolist() == [0, 0, 0, 0, 0, 1, 0, 0, 0, 3] and precision[9] == pytest.approx(2 / 3) and precision[5] == 1
+def test_robustness_asks_the_network_and_one_that_is_missing_is_named(logs, teacher, tmp_path,
+                                                                      capsys):
+    with pytest.raises(files.UserError, match="model.keras: missing"):
+        evaluate(logs, "--out", tmp_path, "--adversarial", "--robust-images", 8)
+    shutil.copytree(teacher, tmp_path / "teacher")
+    for _ in range(2):
+        evaluate(tmp_path / "teacher", "--out", tmp_path, "--adversarial", "--robust-images", 8)
+    (measured,) = files.read_json(tmp_path / "results.json")["cells"]["teacher"]
+    attacked = measured["robust"]["adversarial"]
+    assert attacked["images"] == 8 and len(attacked["fgsm"]) == 5
+    assert f"{100 * attacked['fgsm'][0]:.1f}" in capsys.readouterr().out.split("Robustness")[1]
+    assert (tmp_path / "robustness.png").exists()
 
 
-def test_damaged_or_missing_predictions_are_made_again(teacher, toy, capsys):
-    (run,), data = step5.load_runs(step5.find_runs([teacher])[0])
-    (teacher / "predictions.npz").write_bytes(b"PK\x03\x04 broken")
-    (again,), _ = step5.load_runs(step5.find_runs([teacher])[0])
-    assert (again.probabilities == run.probabilities).all() and again.temperature == run.temperature
-    assert "damaged" in capsys.readouterr().out
-    assert run.probabilities.shape == (40, 10) and run.probabilities.sum(axis=1) == pytest.approx(1, abs=1e-5)
-    np.savez(teacher / "predictions.npz", test=run.probabilities[::-1], validation=run.probabilities, made_from="other")
-    assert (step5.load_runs(step5.find_runs([teacher])[0])[0][0].probabilities == run.probabilities).all()
-    assert "another network" in capsys.readouterr().out
-
-
-def test_runs_are_found_below_folders(teacher, pseudo, tmp_path, capsys):
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "teacher").symlink_to(teacher)
-    step1.write_json(tmp_path / "a" / "half" / "run.json", {"script": "x", "finished": False, "arguments": {}, "made_from": {}})
-    trainings, labellings = step5.find_runs([tmp_path / "a" / "teacher", pseudo])
-    assert len(trainings) == len(labellings) == 1
-    for folder, message in ((tmp_path / "nothing", "Run first"), (tmp_path / "a" / "b", "no finished training"),
-                            (tmp_path / "a" / "half", "not finished")):
-        with pytest.raises(step1.UserError, match=message):
-            step5.find_runs([folder])
-    with pytest.raises(step1.UserError, match="no finished training"):
-        step5.find_runs([pseudo])
-
-
-def test_unfinished_runs_below_a_folder_are_left_out_aloud(teacher, tmp_path, capsys):
-    import shutil
-
-    shutil.copytree(teacher, tmp_path / "logs" / "teacher")
-    step1.write_json(tmp_path / "logs" / "half" / "run.json", {"script": "x", "finished": False, "arguments": {}, "made_from": {}})
-    assert len(step5.find_runs([tmp_path / "logs"])[0]) == 1
-    assert "left out, not finished" in capsys.readouterr().out
-
-
-def test_runs_that_do_not_compare(teacher, tmp_path):
-    record = step1.read_json(teacher / "run.json")
-    record["made_from"]["data_sha256"] = "0" * 64
-    with pytest.raises(step1.UserError, match="other data than"):
-        step5.load_runs([*step5.find_runs([teacher])[0], (tmp_path / "other", record)])
-
-
-def test_damaged_files_are_named_in_one_line(teacher, tmp_path):
-    import shutil
-
-    for name, content, message in (("split.npz", b"PK\x03\x04", "damaged"), ("history.csv", b"epoch,loss\n1,x\n", "damaged")):
-        shutil.copytree(teacher, tmp_path / name / "teacher")
-        (tmp_path / name / "teacher" / name).write_bytes(content)
-        with pytest.raises(step1.UserError, match=message) as error:
-            step5.load_runs(step5.find_runs([tmp_path / name])[0])
-        assert name in str(error.value)
-    shutil.copytree(teacher, tmp_path / "other" / "teacher")
-    np.savez(tmp_path / "other" / "teacher" / "split.npz", train=np.arange(72), val=np.arange(8), rest=np.arange(40))
-    with pytest.raises(step1.UserError, match="not the one its run wrote"):
-        step5.load_runs(step5.find_runs([tmp_path / "other"])[0])
-
-
-def test_every_line_of_the_pictures_looks_different():
-    import report
-
-    assert len({tuple(report.style(i).values()) for i in range(16)}) == 16
-    assert len(set(report.COLOURS)) == len(set(report.MARKERS)) == 8
+def test_what_a_labelling_came_to(pseudo):
+    run = runs.read(pseudo)
+    label = step5.Labelling("pseudo", [run, run])
+    kept, known = run.results["kept_per_class"], run.results["audit"]["above_threshold"]
+    assert label.kept.tolist() == kept and sum(kept) == 100 and label.threshold == 0
+    assert len(label.confidence) == len(label.right) == 200
+    assert np.nansum(label.right) == 2 * known["right"]
+    assert tables.label_row(label)[:4] == ["pseudo", "2", "100", "100"]

@@ -1,0 +1,234 @@
+"""The whole experiment: which cells there are, how each is made, and what is asked of them.
+
+    python experiment.py demo                      # on drawn pictures, in minutes, on the CPU
+    python experiment.py run --images photos/ rest --seeds 0 1 2 \\
+        --flags "--num-labeled 4000 --recipe fast"
+
+A cell of a seed is a folder, logs/experiment/seed0/student, made by one command, which is printed
+first. Finished cells are skipped and killed ones go on, so the same command can be given again and
+again. At the end, eval.py answers the questions. A new cell or question is a new line here.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from noisy_student import arguments, pool
+from noisy_student.files import UserError, run_script
+
+
+class Labels(NamedTuple):
+    """Pseudo-labels: which cell is the teacher, and the flags of step 2."""
+
+    teacher: str
+    flags: str = ""
+
+
+class Cell(NamedTuple):
+    """A network: its title, whose labels it learns from (None: labelled images alone), the flags of
+    steps 1 and 4, and the article's accuracy and loss where it has such a cell.
+    """
+
+    title: str
+    labels: str | None
+    flags: str = ""
+    article: tuple | None = None
+
+
+LABELS = {
+    "pseudo": Labels("teacher"),
+    "pseudo_of_noisy": Labels("noisy_teacher"),
+    "pseudo_of_student": Labels("student_of_noisy"),
+    "pseudo_calibrated": Labels("noisy_teacher", "--calibrate"),
+    "pseudo_low_threshold": Labels("noisy_teacher", "--threshold 0.3"),
+    "pseudo_hard": Labels("noisy_teacher", "--hard"),
+    "pseudo_unbalanced": Labels("noisy_teacher", "--no-balance"),
+}
+# The article's losses have the L2 term in them.
+CELLS = {
+    "teacher": Cell("teacher: labels alone, no noise", None, "--noise none", (0.8839, 0.8177)),
+    "flip_and_crop": Cell("labels, flip and crop", None, "--noise none --flip-and-crop always"),
+    "noisy_teacher": Cell("noisy teacher: labels alone, noise", None, "", (0.9414, 0.2492)),
+    # The cell that the article lacks.
+    "student_without_noise": Cell("pseudo-labels, no noise", "pseudo", "--noise none"),
+    "student": Cell("student: pseudo-labels, noise", "pseudo", "", (0.9394, 0.2470)),
+    "student_of_noisy": Cell("student of the noisy teacher", "pseudo_of_noisy", "",
+                             (0.9428, 0.2289)),
+    "second_generation": Cell("second generation: the student's student", "pseudo_of_student"),
+    "larger_student": Cell("larger student", "pseudo_of_noisy", "{larger}"),
+    # Ablations: the student of the noisy teacher with one thing changed.
+    "student_input_noise": Cell("student, RandAugment alone", "pseudo_of_noisy", "--noise input"),
+    "student_model_noise": Cell("student, stochastic depth and dropout alone", "pseudo_of_noisy",
+                                "--noise model"),
+    "student_calibrated": Cell("student, calibrated teacher", "pseudo_calibrated"),
+    "student_low_threshold": Cell("student, threshold 0.3", "pseudo_low_threshold"),
+    "student_hard": Cell("student, hard labels", "pseudo_hard"),
+    "student_unbalanced": Cell("student, classes not balanced", "pseudo_unbalanced"),
+}
+FIVE = ("teacher", "noisy_teacher", "student_without_noise", "student", "student_of_noisy")
+EIGHT = tuple(CELLS)[:8]
+# Teacher, noisy teacher, pseudo-labels without noise, student: the article's question in full.
+TWO_BY_TWO = FIVE[:4]
+# Each is the second cell's accuracy less the first's.
+QUESTIONS = {
+    "Does noise help, on labels alone?": ("teacher", "noisy_teacher"),
+    "Does noise help, with pseudo-labels?": ("student_without_noise", "student"),
+    "Do flip and crop help?": ("teacher", "flip_and_crop"),
+    "Does noise help, beyond flip and crop?": ("flip_and_crop", "noisy_teacher"),
+    "Do pseudo-labels help, without noise?": ("teacher", "student_without_noise"),
+    "Do pseudo-labels help, on top of noise?": ("noisy_teacher", "student"),
+    "And those of a noisy teacher?": ("noisy_teacher", "student_of_noisy"),
+    "Is the noisy student better than its teacher?": ("teacher", "student"),
+    "Does a noisy teacher teach better?": ("student", "student_of_noisy"),
+    "Does a second generation help?": ("student_of_noisy", "second_generation"),
+    "Does a larger student help?": ("student_of_noisy", "larger_student"),
+    "Is RandAugment alone as good?": ("student_of_noisy", "student_input_noise"),
+    "Is noise on the model alone as good?": ("student_of_noisy",
+                                                          "student_model_noise"),
+    "Does calibrating the teacher help?": ("student_of_noisy", "student_calibrated"),
+    "Does the paper's threshold of 0.3 help?": ("student_of_noisy", "student_low_threshold"),
+    "Do hard labels help?": ("student_of_noisy", "student_hard"),
+    "Does it help not to balance the classes?": ("student_of_noisy", "student_unbalanced"),
+}
+# Few labels, and enough steps: where noise pays, and pseudo-labels on top of it.
+DEMO = {
+    "data": "data/toy", "images": ["data/toy/unlabeled"], "out": "logs/demo", "jobs": 2,
+    "flags": "--recipe fast --depth 14 --width 0.09 --stem-strides 2 --num-labeled 150 "
+             "--batch-size 32 --epochs 6 --steps-per-epoch 100 --learning-rate 0.006",
+    "noise_flags": "--augment-ops 1 --augment-magnitude 3 --dropout 0.1 --p-last 0.9",
+    "label_flags": "--calibrate --keep-share 0.5 --truth data/toy/truth.csv",
+    "pseudo_flags": "--labeled-share 0.3", "larger": "--depth 26",
+    "eval_flags": "--out figures/demo --report figures/demo/report.html",
+}
+
+
+def command(name, folder, seed, args):
+    """How one folder is made: the words of its command, and the name of the folder it needs."""
+    flags = (LABELS if name in LABELS else CELLS)[name].flags
+    flags = flags.format(larger=args.larger).split()
+    if name in LABELS:
+        teacher = LABELS[name].teacher
+        return ["imagenet_dummy_label.py", *args.images, "--teacher", f"{folder}/{teacher}",
+                *shlex.split(args.label_flags), *flags, "--out", f"{folder}/{name}"], teacher
+    labels = CELLS[name].labels
+    # The article's early stopping is off: every cell takes the same number of steps.
+    words = ["--data", args.data, "--seed", str(seed), "--early-stopping", "0",
+             *shlex.split(args.flags), "--log-dir", f"{folder}/{name}"]
+    if name == "teacher":
+        return ["cifar10_resnet50.py", *words], None
+    if "--noise none" not in CELLS[name].flags:
+        words += shlex.split(args.noise_flags)
+    if labels:
+        words += ["--pseudo", f"{folder}/{labels}", *shlex.split(args.pseudo_flags)]
+    else:
+        words += ["--pseudo", "none"]
+    return ["data_generator.py", *words, *flags], labels
+
+
+def with_needs(cells):
+    """The cells and what they need, each after what it needs."""
+    order = []
+
+    def add(name):
+        need = LABELS[name].teacher if name in LABELS else CELLS[name].labels
+        if need:
+            add(need)
+        if name not in order:
+            order.append(name)
+
+    for name in cells:
+        add(name)
+    return order
+
+
+def check(order, args):
+    """Finds mistakes before anything is trained. Raises: UserError."""
+    if not args.images and set(order) & set(LABELS):
+        raise UserError("which images? --images photos/ rest "
+                        "(rest needs --flags '--num-labeled N')")
+    if args.data != "cifar10" and not os.path.isdir(args.data):
+        raise UserError(f"{args.data}: no such folder (--data)")
+    for source in args.images:
+        if source != "rest":
+            pool.check_source(source)
+    parsers = {"cifar10_resnet50.py": arguments.teacher, "data_generator.py": arguments.student,
+               "imagenet_dummy_label.py": arguments.labelling}
+    for name in order:
+        script, *words = command(name, args.out, 0, args)[0]
+        chosen = parsers[script]("", words)
+        if name in CELLS and "rest" in args.images and not chosen.num_labeled:
+            raise UserError("rest: every image has a label; --flags '--num-labeled N' hides some")
+
+
+def make(name, folder, seed, args, environment):
+    """Runs one command, and shows what it prints under its name."""
+    words, _ = command(name, folder, seed, args)
+    here = f"[seed {seed} {name}]"
+    print(f"{here} python {shlex.join(words)}", flush=True)
+    scripts = os.path.dirname(os.path.abspath(__file__))
+    process = subprocess.Popen([sys.executable, os.path.join(scripts, words[0]), *words[1:]],
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               errors="backslashreplace", env=environment)
+    for line in process.stdout:
+        print(f"{here} {line}", end="", flush=True)
+    if process.wait():
+        raise UserError(f"{here} failed; mend it and give the same command again")
+
+
+def run_all(order, args):
+    """Every folder of every seed as soon as what it needs is there, args.jobs at a time."""
+    threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if args.jobs > 1:
+        for key in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+            environment.setdefault(key, threads)
+    with ThreadPoolExecutor(args.jobs) as workers:
+        futures = []
+        try:
+            for seed in args.seeds:
+                made, folder = {}, f"{args.out}/seed{seed}"
+                for name in order:
+                    need = made.get(command(name, folder, seed, args)[1])
+
+                    def work(name=name, need=need, seed=seed, folder=folder):
+                        # What it needs was submitted before: it is done, or at work.
+                        if need:
+                            need.result()
+                        make(name, folder, seed, args, environment)
+
+                    made[name] = workers.submit(work)
+                futures += made.values()
+            for future in futures:
+                future.result()
+        finally:
+            workers.shutdown(wait=False, cancel_futures=True)
+
+
+def main(args):
+    scripts = os.path.dirname(os.path.abspath(__file__))
+    if args.what != "run":
+        for key, value in DEMO.items():
+            setattr(args, key, value)
+        args.cells, drawn = FIVE, [["make_toy.py", args.data]]
+        if args.what == "demo_all":
+            args.cells, corrupted = EIGHT, f"{args.data}-corrupted"
+            drawn.append(["make_corrupted.py", args.data, corrupted, "--images", "200"])
+            args.eval_flags += f" --corrupted {corrupted} --adversarial --robust-images 200"
+        for script, *words in drawn:
+            # What is there already is not drawn again.
+            made = subprocess.run([sys.executable, os.path.join(scripts, "data", script), *words])
+            if made.returncode:
+                sys.exit(made.returncode)
+    order = with_needs(args.cells)
+    check(order, args)
+    run_all(order, args)
+    folders = [f"{args.out}/seed{seed}" for seed in args.seeds]
+    answer = [os.path.join(scripts, "eval.py"), *folders, *shlex.split(args.eval_flags)]
+    sys.exit(subprocess.run([sys.executable, *answer]).returncode)
+
+
+if __name__ == "__main__":
+    run_script(main, arguments.experiment(__doc__, EIGHT, CELLS))

@@ -1,0 +1,206 @@
+"""The command lines of all scripts. Imports no Keras: --help and a wrong flag answer at once."""
+
+import argparse
+import math
+
+
+def number(kind, low, high=math.inf, open_low=False):
+    """An argparse type: an int or float in a range, or one line that says which."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        inside = low < value if open_low else low <= value
+        if not inside or not value <= high or not math.isfinite(value):
+            limits = f"{'above' if open_low else 'from'} {low}"
+            limits += f" to {high}" if high < math.inf else ""
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {limits}")
+        return value
+    return parse
+
+
+COUNT = number(int, 1)
+SHARE = number(float, 0, 1)
+PROBABILITY = number(float, 0, 1, open_low=True)
+
+
+def parser(doc):
+    return argparse.ArgumentParser(description=doc,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_network(flags):
+    flags.add_argument("--depth", type=int, default=50, help="14, 26, 50 (the article's), 101, 152")
+    flags.add_argument("--width", type=number(float, 0, 16, open_low=True), default=1.0,
+                       help="multiplies every filter count")
+
+
+def add_model_noise(flags):
+    flags.add_argument("--p-last", type=PROBABILITY, default=0.8, metavar="P",
+                       help="survival probability of the last block (0.8)")
+    flags.add_argument("--dropout", type=number(float, 0, 0.99), default=0.5, metavar="P",
+                       help="rate before the classifier (0.5)")
+
+
+def add_training(flags, log_dir):
+    """What step 1 and step 4 share."""
+    flags.add_argument("--data", default="cifar10",
+                       help="cifar10, or a folder train/<class>/*, test/<class>/*")
+    flags.add_argument("--num-labeled", type=COUNT, metavar="N",
+                       help="training images that keep their label (all)")
+    flags.add_argument("--validation", choices=("split", "test"), default="split",
+                       help="test: the article's choice, a leak")
+    flags.add_argument("--recipe", default="article",
+                       help="article: 300 epochs of Adam; fast: 30 of AdamW in one cycle")
+    add_network(flags)
+    flags.add_argument("--stem-strides", type=int, choices=(1, 2), default=1,
+                       help="2: four times fewer pixels in all layers, and four times faster")
+    flags.add_argument("--epochs", type=COUNT, metavar="N", help="default: the recipe's")
+    flags.add_argument("--steps-per-epoch", type=COUNT, metavar="N",
+                       help="default: labelled images / batch size")
+    flags.add_argument("--batch-size", type=COUNT, metavar="N", help="default: the recipe's")
+    flags.add_argument("--learning-rate", type=number(float, 0, open_low=True), metavar="X",
+                       help="default: the recipe's")
+    flags.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
+                       help="auto: bfloat16 with --recipe fast, where the GPU has it")
+    flags.add_argument("--devices", choices=("one", "all"), default="one",
+                       help="all: every GPU takes its share of a batch")
+    flags.add_argument("--early-stopping", type=number(int, 0), default=10, metavar="N",
+                       help="patience of the article's second phase, in epochs; 0: never stop")
+    flags.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0)
+    flags.add_argument("--tensorboard", action="store_true",
+                       help="also write logs for TensorBoard (pip install tensorboard)")
+    flags.add_argument("--log-dir", default=log_dir)
+
+
+def teacher(doc, argv=None):
+    """Of step 1, cifar10_resnet50.py."""
+    flags = parser(doc)
+    add_training(flags, log_dir="logs/teacher")
+    return flags.parse_args(argv)
+
+
+def labelling(doc, argv=None):
+    """Of step 2, imagenet_dummy_label.py."""
+    flags = parser(doc)
+    flags.add_argument("images", nargs="+", help="folders, tar or zip archives, or the word rest")
+    flags.add_argument("--teacher", default="logs/teacher",
+                       help="folder of a finished training, or a .keras file (with --classes)")
+    flags.add_argument("--classes", nargs="+", metavar="NAME",
+                       help="what the outputs of a .keras file stand for, in order")
+    flags.add_argument("--threshold", type=SHARE, default=0.75,
+                       help="keep what is above (0.75; the paper: 0.3)")
+    flags.add_argument("--keep-share", type=PROBABILITY, metavar="S",
+                       help="in place of the threshold: keep this share of each class, "
+                       "the most confident")
+    flags.add_argument("--calibrate", action="store_true",
+                       help="fit a temperature on the teacher's validation images first")
+    flags.add_argument("--per-class-cap", type=COUNT, metavar="N",
+                       help="keep at most N per class (the paper: 130000)")
+    flags.add_argument("--max-repeats", type=COUNT, metavar="N",
+                       help="use an image at most N times when small classes are filled up")
+    flags.add_argument("--require-all-classes", action="store_true",
+                       help="a class without a pseudo-label is an error")
+    flags.add_argument("--hard", action="store_true", help="one-hot labels in place of soft ones")
+    flags.add_argument("--no-balance", action="store_true", help="do not fill small classes up")
+    flags.add_argument("--truth", metavar="CSV",
+                       help="path prefix, class: measures precision and recall, decides nothing")
+    flags.add_argument("--data", help="where the teacher's data set is now, if it has moved")
+    flags.add_argument("--workers", type=COUNT, metavar="N",
+                       help="how many decode at a time (one per core)")
+    flags.add_argument("--out", default="logs/pseudo")
+    return flags.parse_args(argv)
+
+
+def survival(doc, argv=None):
+    """Of step 3, stochastic_resblock.py."""
+    flags = parser(doc)
+    add_network(flags)
+    add_model_noise(flags)
+    flags.add_argument("--out", default="figures/survival.png")
+    return flags.parse_args(argv)
+
+
+def augment(doc, argv=None):
+    """Of step 4, Rand_Augment.py."""
+    flags = parser(doc)
+    flags.add_argument("image", nargs="?", help="an image file; default: a picture drawn here")
+    flags.add_argument("--out", default="figures/rand_augment.png")
+    return flags.parse_args(argv)
+
+
+def student(doc, argv=None):
+    """Of step 4, data_generator.py."""
+    flags = parser(doc)
+    flags.add_argument("--pseudo", default="logs/pseudo",
+                       help="folder of step 2, or none: labelled images alone")
+    flags.add_argument("--labeled-share", type=number(float, 0, 1, open_low=True), metavar="S",
+                       help="of each batch that is labelled images (default: as they come)")
+    flags.add_argument("--noise", choices=("all", "none", "input", "model"), default="all")
+    flags.add_argument("--augment-ops", type=number(int, 0), default=2, metavar="N",
+                       help="RandAugment's N (2)")
+    flags.add_argument("--augment-magnitude", type=number(int, 1, 10), default=10, metavar="M",
+                       help="RandAugment's M (10)")
+    flags.add_argument("--flip-and-crop", choices=("never", "with-noise", "always"),
+                       help="default: with-noise in the fast recipe, never in the article's")
+    add_model_noise(flags)
+    add_training(flags, log_dir="logs/student")
+    return flags.parse_args(argv)
+
+
+def evaluation(doc, argv=None):
+    """Of step 5, eval.py."""
+    flags = parser(doc)
+    flags.add_argument("runs", nargs="+", help="folders of finished runs, or that hold such")
+    flags.add_argument("--out", default="figures")
+    flags.add_argument("--report", metavar="HTML", help="one page with all of it")
+    flags.add_argument("--no-photos", action="store_true",
+                       help="leave montages of pseudo-labelled images out of the report")
+    flags.add_argument("--data", help="where the data set is now, if it has moved")
+    flags.add_argument("--corrupted", metavar="DIR", help="a set in CIFAR-10-C's layout")
+    flags.add_argument("--adversarial", action="store_true",
+                       help="attack the networks: FGSM, and PGD as a check")
+    flags.add_argument("--shifted", nargs="+", default=[], metavar="DIR",
+                       help="other labelled images of the same classes")
+    flags.add_argument("--robust-images", type=COUNT, metavar="N", help="corrupted: of each "
+                       "severity (all); adversarial: test images (1000)")
+    flags.add_argument("--robust-seeds", type=COUNT, metavar="N",
+                       help="test the first N seeds of each cell (all)")
+    flags.add_argument("--check-overlap", action="store_true",
+                       help="look for near copies of test images among those trained on, too")
+    return flags.parse_args(argv)
+
+
+def prediction(doc, argv=None):
+    """Of predict.py."""
+    flags = parser(doc)
+    flags.add_argument("images", nargs="+", help="image files")
+    flags.add_argument("--model", default="logs/student", help="folder of a finished training")
+    return flags.parse_args(argv)
+
+
+def experiment(doc, default, cells, argv=None):
+    """Of experiment.py.
+
+    Args:
+        default: names of the cells to make; cells: of all there are.
+    """
+    flags = parser(doc)
+    flags.add_argument("what", choices=("run", "demo", "demo_all"))
+    flags.add_argument("--data", default="cifar10",
+                       help="cifar10, or a folder train/<class>/*, test/<class>/*")
+    flags.add_argument("--images", nargs="+", default=[], help="what step 2 labels")
+    flags.add_argument("--seeds", nargs="+", type=number(int, 0), default=[0])
+    flags.add_argument("--cells", nargs="+", choices=cells, default=default, metavar="CELL",
+                       help=f"of {', '.join(cells)} (the first {len(default)})")
+    flags.add_argument("--flags", default="", help="of every training")
+    flags.add_argument("--noise-flags", default="", help="of the cells with noise")
+    flags.add_argument("--pseudo-flags", default="", help="of the cells with pseudo-labels")
+    flags.add_argument("--label-flags", default="", help="of every labelling")
+    flags.add_argument("--larger", default="--depth 101", help="flags of the larger student")
+    flags.add_argument("--eval-flags", default="", help="of eval.py")
+    flags.add_argument("--out", default="logs/experiment")
+    flags.add_argument("--jobs", type=COUNT, default=1, help="cells at a time")
+    return flags.parse_args(argv)

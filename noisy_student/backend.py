@@ -1,0 +1,232 @@
+"""The only lines that know whether TensorFlow, JAX or PyTorch runs, and on what."""
+
+import contextlib
+import ctypes
+import os
+import sys
+
+import keras
+import numpy as np
+
+from noisy_student.batches import made_ahead
+from noisy_student.cuda_libraries import load_cuda_libraries
+from noisy_student.files import UserError
+from noisy_student.nvidia_cards import nvidia_cards
+
+BACKEND = keras.backend.backend()
+NAME = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}.get(BACKEND, BACKEND)
+if BACKEND == "tensorflow":
+    import tensorflow as tf
+
+    # Before TensorFlow looks for GPUs.
+    load_cuda_libraries()
+elif BACKEND == "jax":
+    import jax
+else:
+    import torch
+
+# What every network here relies on, whatever the user's own keras.json says.
+keras.config.set_image_data_format("channels_last")
+keras.config.set_floatx("float32")
+
+# Options of glibc's malloc.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
+# The first NVIDIA GPUs that multiply in bfloat16, and the first whose convolutions XLA compiles
+# with every cuDNN that knows them.
+BFLOAT16_SINCE, XLA_SINCE = (8, 0), (7, 5)
+
+
+def prepare(seed):
+    """Seeds everything; every script calls it before it does anything else."""
+    keras.utils.set_random_seed(seed)
+    if BACKEND == "tensorflow":
+        tf.config.experimental.enable_op_determinism()
+    elif BACKEND == "jax" and not jax.config.jax_compilation_cache_dir:
+        # What takes minutes to compile is kept for the next run.
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/jax"))
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        keep_freed_memory(ctypes.CDLL(None).mallopt)
+
+
+def keep_freed_memory(mallopt):
+    """Linux' malloc gives every freed tensor back to the kernel and asks for it in the next step.
+
+    That took more than half of a training step's time on two cores. So: one arena, no trimming,
+    growth by 256 MiB. It must be said before there is a second thread: an arena that exists is
+    used on.
+    """
+    mallopt(M_ARENA_MAX, 1)
+    mallopt(M_MMAP_THRESHOLD, 1 << 25)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 1 << 28)
+
+
+# --- what there is --------------------------------------------------------------------------------
+
+
+def gpus():
+    """(name, compute capability) of each GPU that the backend uses."""
+    if BACKEND == "tensorflow":
+        devices = tf.config.list_physical_devices("GPU")
+        details = [tf.config.experimental.get_device_details(device) for device in devices]
+        return [(gpu.get("device_name", "GPU"), gpu.get("compute_capability", (0, 0)))
+                for gpu in details]
+    if BACKEND == "jax":
+        found = [device for device in jax.devices() if device.platform == "gpu"]
+        return [(gpu.device_kind, tuple(map(int, gpu.compute_capability.split("."))))
+                for gpu in found]
+    return [(torch.cuda.get_device_name(i), torch.cuda.get_device_capability(i))
+            for i in range(torch.cuda.device_count())]
+
+
+def has_bfloat16():
+    """Whether there is a GPU that multiplies in bfloat16."""
+    return any(capability >= BFLOAT16_SINCE for _, capability in gpus())
+
+
+def jit_compile():
+    """Keras' `jit_compile`. On a CPU, TensorFlow's own kernels are faster than XLA's."""
+    if BACKEND == "tensorflow":
+        capabilities = [capability for _, capability in gpus()]
+        new_enough = bool(capabilities) and min(capabilities) >= XLA_SINCE
+        return new_enough and not tf.distribute.has_strategy()
+    return "auto"
+
+
+def describe(precision):
+    """Says backend, device and precision in one line, and warns of a card that is not used."""
+    names = [name for name, _ in gpus()]
+    cores = os.cpu_count()
+    print(f"{NAME} on {', '.join(names) or f'the CPU ({cores} cores)'}, {precision}")
+    cards = [] if names or os.environ.get("CUDA_VISIBLE_DEVICES") == "-1" else nvidia_cards()
+    if cards:
+        print(f"WARNING: {NAME} does not use the {cards[0]} that is in this machine, and the CPU "
+              "may take a hundred times longer. See README, 'With a GPU'.", file=sys.stderr)
+
+
+# --- where networks are built and trained ---------------------------------------------------------
+
+
+@contextlib.contextmanager
+def on_hardware(precision, devices, batch_size):
+    """Where a network is built and trained, and in which numbers.
+
+    Args:
+        precision: "float32", or "bfloat16": weights stay float32, and what is computed from them
+            is bfloat16.
+        devices: "one"; or "all": every GPU of the machine holds the network and takes its share of
+            each batch. Batch normalization's statistics then run over the whole batch with JAX,
+            over each share with TensorFlow.
+
+    Raises: UserError, where the devices cannot share a batch.
+    """
+    before = keras.config.dtype_policy()
+    describe(precision)
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    try:
+        with all_devices(batch_size) if devices == "all" else contextlib.nullcontext():
+            yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@contextlib.contextmanager
+def all_devices(batch_size):
+    if BACKEND == "torch":
+        raise UserError("--devices all is for TensorFlow and JAX (KERAS_BACKEND=jax)")
+    if BACKEND == "tensorflow":
+        logical = tf.config.list_logical_devices
+        names = [device.name for device in logical("GPU") or logical("CPU")]
+    else:
+        names = keras.distribution.list_devices()
+    if batch_size % len(names):
+        raise UserError(f"--devices all: {len(names)} devices cannot share a batch of {batch_size} "
+                        "equally; give another --batch-size")
+    print(f"{len(names)} devices, {batch_size // len(names)} images of each batch on each")
+    if BACKEND == "tensorflow":
+        with tf.distribute.MirroredStrategy(names).scope():
+            yield
+        return
+    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(None)
+
+
+def sharing():
+    """How many devices share a batch right now."""
+    if BACKEND == "tensorflow":
+        return tf.distribute.get_strategy().num_replicas_in_sync
+    distribution = keras.distribution.distribution()
+    return distribution.device_mesh.devices.size if distribution else 1
+
+
+# --- how data reach fit() -------------------------------------------------------------------------
+
+
+def feed(batches, batch_size=None):
+    """What fit() is given: the batches of batches(), the next ones made while one is used.
+
+    Args:
+        batches: makes a generator of (images, labels), NumPy.
+        batch_size: how many images a batch has; None, if not all have as many.
+    """
+    if BACKEND != "tensorflow":
+        return made_ahead(batches())
+    arrays = next(batches())
+    signature = tuple(tf.TensorSpec((batch_size, *array.shape[1:]), array.dtype)
+                      for array in arrays)
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(2)
+    # tf.data's autotuning is done by a thread that is waited for at the end: often as long again
+    # as everything before took, up to a minute.
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
+
+
+def validation_feed(x, t, batch_size):
+    """What fit() is given to validate on: images (N, 32, 32, 3) and labels (N, C), each once.
+
+    Raises: UserError, where the devices cannot share them.
+    """
+    if min(batch_size, len(x)) % sharing() or len(x) % batch_size % sharing():
+        raise UserError(f"--devices all: {sharing()} devices cannot share {len(x)} validation "
+                        f"images in batches of {batch_size} equally; give another --num-labeled")
+    if BACKEND != "tensorflow":
+        return x, t
+
+    def batches():
+        for i in range(0, len(x), batch_size):
+            yield x[i:i + batch_size], t[i:i + batch_size]
+
+    count = -(-len(x) // batch_size)
+    return feed(batches).apply(tf.data.experimental.assert_cardinality(count))
+
+
+def loss_gradient(network, x, t):
+    """The gradient of each image's cross-entropy with respect to its pixels.
+
+    Args:
+        network: keras.Model, float (N, 32, 32, 3) -> logits (N, C). x: (N, 32, 32, 3). t: (N, C).
+
+    Returns: float32 (N, 32, 32, 3), NumPy.
+    """
+    def loss(images):
+        logits = network(images, training=False)
+        losses = keras.losses.categorical_crossentropy(t, logits, from_logits=True)
+        return keras.ops.sum(losses)
+
+    x = keras.ops.convert_to_tensor(np.asarray(x, dtype=np.float32))
+    if BACKEND == "tensorflow":
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = loss(x)
+        gradient = tape.gradient(value, x)
+    elif BACKEND == "jax":
+        gradient = jax.grad(loss)(x)
+    else:
+        x.requires_grad_(True)
+        loss(x).backward()
+        gradient = x.grad
+    return keras.ops.convert_to_numpy(gradient)

@@ -1,0 +1,136 @@
+"""What finished runs come to: cells of an experiment, and what their networks say."""
+
+import pathlib
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from noisy_student import runs
+from noisy_student.files import UserError
+from noisy_student.labels import read_table
+from noisy_student.metrics import (
+    expected_calibration_error,
+    fit_temperature,
+    score,
+    wilson_interval,
+    with_temperature,
+)
+from noisy_student.training import read_history
+
+
+@dataclass
+class Measured:
+    """A finished training, and how right and how sure its network is about the test images."""
+
+    run: runs.Run
+    # Of the test images, float32 (N, C), and their classes, int (N,).
+    probabilities: np.ndarray
+    y: np.ndarray
+    # What suits the validation images.
+    temperature: float = 1.0
+    # What robustness.py measured.
+    robust: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        t = np.eye(self.probabilities.shape[1])[self.y]
+        self.calibrated = with_temperature(self.probabilities, self.temperature)
+        self.loss, self.accuracy = score(self.probabilities, t)
+        self.calibrated_loss = score(self.calibrated, t)[0]
+        self.ece = expected_calibration_error(self.probabilities, self.y)
+        self.calibrated_ece = expected_calibration_error(self.calibrated, self.y)
+        self.right = self.probabilities.argmax(axis=1) == self.y
+        self.interval = wilson_interval(self.right.sum(), len(self.y))
+        self.steps_per_epoch = self.run.arguments["steps_per_epoch"]
+
+    @property
+    def history(self):
+        return read_history(self.run.check("history.csv"))
+
+
+def measure(run):
+    probabilities, y = run.predictions("test")
+    temperature = 1.0
+    # With --validation test, nothing is left to fit a temperature on.
+    if run.arguments["validation"] == "split":
+        held_out, labels = run.predictions("validation")
+        temperature = fit_temperature(held_out, np.eye(held_out.shape[1])[labels])
+    return Measured(run, probabilities, y, temperature)
+
+
+def find(folders, order=()):
+    """Every finished run in the folders, or below them; what is left out is named.
+
+    Args:
+        order: names of cells that come first.
+
+    Returns: {cell: {seed: Run}} of the trainings, and {name: [Run, ...]} of the labellings.
+    """
+    cells, labellings = {}, {}
+    for folder in folders:
+        for path in sorted(pathlib.Path(folder).rglob("run.json")):
+            run, name = runs.read(path.parent), path.parent.name
+            if not run.finished:
+                print(f"left out, not finished: {run.folder}")
+            else:
+                kind = cells if "test_accuracy" in run.results else labellings
+                add(kind.setdefault(name, {}), run)
+    if not cells:
+        raise UserError(f"{', '.join(folders)}: no finished training there. "
+                        "Run first: python cifar10_resnet50.py")
+    names = [name for name in order if name in cells]
+    names += [name for name in cells if name not in names]
+    labellings = {name: list(of_name.values()) for name, of_name in labellings.items()}
+    return {name: cells[name] for name in names}, labellings
+
+
+def add(cell, run):
+    """Runs are one cell if they differ in nothing but their seed, or their teacher's."""
+    seed = run.arguments.get("seed")
+    if seed is None and run.taught_by:
+        seed = run.taught_by["arguments"]["seed"]
+    if seed in cell:
+        print(f"left out, seed {seed} is there already: {run.folder}, as {cell[seed].folder}")
+        return
+    for other in cell.values():
+        was, now = chosen(other), chosen(run)
+        differs = [f"{key} ({was.get(key)} and {now.get(key)})" for key in {**was, **now}
+                   if was.get(key) != now.get(key)]
+        if differs:
+            print(f"left out, not the same cell as {other.folder}: {run.folder} differs in "
+                  f"{', '.join(differs)}")
+            return
+    cell[seed] = run
+
+
+def chosen(run):
+    """Everything that was chosen for a run but its seed, its teachers' included."""
+    settings, source, prefix = {}, {"arguments": run.arguments, "taught_by": run.taught_by}, ""
+    if "test_accuracy" not in run.results:
+        # A labelling is to its teacher as a student's is to the student's.
+        source = {"taught_by": {"labelling": run.arguments, "teacher": run.taught_by}}
+    while source:
+        arguments_of = source.get("arguments", {})
+        settings |= {prefix + key: value for key, value in arguments_of.items() if key != "seed"}
+        labels = source.get("taught_by") or {}
+        for key, value in labels.get("labelling", {}).items():
+            if key == "images":
+                # Where a pool lies may differ from machine to machine.
+                value = [pathlib.PurePath(source).name for source in value]
+            settings[f"{prefix}label {key}"] = value
+        source, prefix = labels.get("teacher"), f"teacher {prefix}"
+    return settings
+
+
+class Labelling:
+    """What one way of labelling came to, over its seeds."""
+
+    def __init__(self, name, of_name):
+        first = of_name[0]
+        self.title, self.runs = name, of_name
+        self.class_names = first.results["class_names"]
+        self.threshold = None if first.arguments["keep_share"] else first.arguments["threshold"]
+        self.kept, self.balanced = (
+            np.mean([run.results[key] for run in of_name], axis=0)
+            for key in ("kept_per_class", "balanced_per_class"))
+        columns = [read_table(run.check("images.csv")) for run in of_name]
+        self.confidence, self.right = (np.concatenate(column) for column in zip(*columns))

@@ -1,0 +1,647 @@
+"""Every picture: each function draws one, writes it whole and returns its path. Imports no Keras.
+
+A picture is six inches wide, in letters of twelve points: at a phone's width it can still be read.
+Colours are Okabe and Ito's, which colour-blind readers can tell apart, and what a colour says is
+also said by a marker, by dashes or in words.
+"""
+
+import pathlib
+import textwrap
+import warnings
+
+import matplotlib
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+
+from noisy_student.files import whole_file
+from noisy_student.metrics import by_confidence
+
+BLUE, ORANGE, GREEN, GREY, SKY = "#0072b2", "#d55e00", "#009e73", "#6e6e6e", "#56b4e9"
+COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", SKY, "#000000", "#999999")
+MARKERS = "osD^vP*X"
+# More lines than that in a chart cannot be told apart, more classes in a montage nobody looks at,
+# and fewer answers tell nothing about the share that is right.
+LINES, CLASSES, ENOUGH = 8, 40, 20
+# Of mosaics, in pixels: labels at the left, between two images, and a wrong one's frame.
+LABEL, GAP, FRAME = 230, 14, 5
+# Fonts that know Chinese, Japanese and Korean names, on Linux, Windows and macOS.
+CJK = ("Noto Sans CJK JP", "WenQuanYi Micro Hei", "Microsoft YaHei", "Malgun Gothic",
+       "Hiragino Sans", "Arial Unicode MS")
+
+# Every picture is drawn under these settings, whatever the user's own are. No text is mathematics:
+# a class may be called A$_$B.
+our_settings = matplotlib.rc_context({
+    "font.family": ["DejaVu Sans", *sorted(set(CJK) & set(font_manager.get_font_names()))],
+    "font.size": 12, "axes.titlesize": 12, "axes.titlelocation": "left", "axes.axisbelow": True,
+    "legend.fontsize": 11, "legend.frameon": False, "text.parse_math": False,
+    "text.usetex": False})
+
+
+def new_figure(height, panels=1, **options):
+    """A figure six inches wide and its panels, one below the other."""
+    figure = Figure(figsize=(6, height), layout="constrained")
+    panels = figure.subplots(panels, 1, squeeze=False, **options)[:, 0]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+    return figure, panels
+
+
+def save(figure, path, dpi=150):
+    with whole_file(path) as beside, warnings.catch_warnings():
+        # A letter that no font here has becomes a box.
+        warnings.filterwarnings("ignore", "Glyph")
+        figure.savefig(beside, dpi=dpi, format="png")
+    return pathlib.Path(path)
+
+
+def style(i):
+    """Of the i-th line: colour, marker and dashes, all different for sixteen lines."""
+    dashed = i // 8 % 2
+    return {"color": COLOURS[i % 8], "marker": MARKERS[(i + 3 * dashed) % 8],
+            "linestyle": "--" if dashed else "-"}
+
+
+def wrapped(text, width=50, lines=9):
+    """Text broken after so many letters, and cut after so many lines."""
+    text = str(text).encode(errors="replace").decode()
+    return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…"))
+
+
+# --- images in rows ------------------------------------------------------------------------------
+
+
+@our_settings
+def mosaic(rows, columns, side, caption, path):
+    """Images in one array in one axes, pixel for pixel: an axes for each would take minutes.
+
+    Args:
+        rows: (label, tiles), or None for some room. A tile is an image, uint8 (H, W, 3), the words
+            above it, and whether it is framed.
+        columns, side: images in a row, and the pixels each is enlarged to.
+    """
+    width = LABEL + columns * (side + GAP)
+    # Ten pixels at the width of a phone.
+    letter = width * 0.027
+    strips, texts, top = [], [], 0
+    for row in rows:
+        name, tiles = row or ("", [])
+        head = round(1.5 * letter) if any(words for _, words, _ in tiles) else GAP
+        strip = np.full((head + side if tiles else GAP, width, 3), 255, np.uint8)
+        texts.append((LABEL - GAP, top + head + side / 2, name, "right", "center", "black"))
+        for column, (image, words, framed) in enumerate(tiles):
+            left, frame = LABEL + column * (side + GAP), FRAME * framed
+            # An orange square, and the image on it, smaller where the frame is to be seen.
+            strip[head:, left:left + side] = [int(ORANGE[k:k + 2], 16) for k in (1, 3, 5)]
+            image = Image.fromarray(np.asarray(image))
+            image = image.resize((side - 2 * frame,) * 2, Image.Resampling.NEAREST)
+            strip[head + frame:len(strip) - frame, left + frame:left + side - frame] = image
+            colour = ORANGE if framed else "black"
+            texts.append((left + side / 2, top + head - 3, words, "center", "bottom", colour))
+        strips.append(strip)
+        top += len(strip)
+    caption = wrapped(caption, 60, lines=12)
+    texts.append((GAP, top + GAP, caption, "left", "top", "black"))
+    below = round(1.35 * letter * (caption.count("\n") + 1)) + 2 * GAP
+    sheet = np.vstack([*strips, np.full((below, width, 3), 255, np.uint8)])
+    figure = Figure(figsize=(width / 200, len(sheet) / 200))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(sheet, aspect="auto", interpolation="nearest")
+    axes.set_axis_off()
+    for x, y, words, ha, va, colour in texts:
+        axes.text(x, y, words, ha=ha, va=va, color=colour, fontsize=letter * 72 / 200)
+    return save(figure, path, dpi=200)
+
+
+def class_rows(labels, confidences, class_names, what, choose, tile):
+    """A row of a mosaic for every class that has any images, the most confident first.
+
+    Args:
+        what: the word for those counted. choose: of so many images in order, which are drawn.
+        tile: makes one of an image's number.
+
+    Returns: the rows, and what to say of the classes that are left out.
+    """
+    labels, confidences, rows = np.asarray(labels), np.asarray(confidences), []
+    for c, name in enumerate(class_names):
+        members = np.flatnonzero(labels == c)
+        members = members[np.argsort(-confidences[members], kind="stable")]
+        if len(members):
+            label = f"{wrapped(name, 13, lines=2)}\n{len(members):,} {what}"
+            rows.append((label, [tile(i) for i in members[choose(len(members))]]))
+    more = len(rows) - CLASSES
+    return rows[:CLASSES], f" {more:,} more classes are not drawn." if more > 0 else ""
+
+
+def spaced(count, most):
+    """At most so many of count things in order, evenly spaced: int (M,)."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int)
+
+
+def montage(images, labels, confidences, truths, class_names, path):
+    """A row per class, from the most to the least confident of those kept; wrong ones are framed.
+
+    Args:
+        images: uint8 (N, H, W, 3). labels: int (N,). confidences: (N,), 0..1. truths: N classes,
+            -1 for none of the classes and None where the truth is unknown.
+    """
+    def tile(i):
+        return images[i], f"{confidences[i]:.3f}", truths[i] not in (None, labels[i])
+
+    rows, more = class_rows(labels, confidences, class_names, "kept", lambda n: spaced(n, 8), tile)
+    caption = "Each row: kept images, from the most to the least confident."
+    if any(truth is not None for truth in truths):
+        caption += " Framed: wrong, as far as the truth is known."
+    kept = set(labels)
+    none = [str(name) for c, name in enumerate(class_names) if c not in kept]
+    if none:
+        caption += f" None kept: {', '.join(none[:12])}"
+        caption += f" and {len(none) - 12:,} more." if len(none) > 12 else "."
+    return mosaic(rows, 8, 96, caption + more, path)
+
+
+def mistakes(images, labels, confidences, truths, class_names, path):
+    """The most confident wrong ones of each class that has any. Arguments as montage's.
+
+    Returns: the path, or None where no label is known to be wrong.
+    """
+    def tile(i):
+        truth = class_names[truths[i]] if truths[i] >= 0 else "none"
+        return images[i], wrapped(truth, 10, lines=1), False
+
+    wrong = [label if truth not in (None, label) else -1 for label, truth in zip(labels, truths)]
+    rows, more = class_rows(wrong, confidences, class_names, "wrong", lambda n: slice(5), tile)
+    caption = ("Left: what the teacher takes them for. Above: what they are; none: none of the "
+               "classes. The most confident first.")
+    return mosaic(rows, 5, 160, caption + more, path) if rows else None
+
+
+def batch(plain, noisy, path):
+    """What the student sees: images as they are, and below them flipped, cropped and distorted.
+
+    Args:
+        plain, noisy: uint8 (B, 32, 32, 3), the same images without and with noise.
+    """
+    rows = []
+    for start in range(0, min(len(plain), 32), 8):
+        for name, some in (("as it is", plain), ("for the\nstudent", noisy)):
+            rows.append((name, [(image, "", False) for image in some[start:start + 8]]))
+        rows.append(None)
+    caption = "Above: images as they are. Below: under flip, crop and RandAugment."
+    return mosaic(rows, 8, 96, caption, path)
+
+
+def pairs(x_test, x, pairs, correlations, path):
+    """Near copies for the eye to decide, from the most to the least alike of those found.
+
+    Args:
+        x_test, x: uint8 (N, H, W, 3). pairs: int (P, 2), indices into both, the most alike first.
+        correlations: (P,), of their pixels.
+    """
+    rows, chosen = [], spaced(len(pairs), 24)
+    for start in range(0, len(chosen), 8):
+        some = chosen[start:start + 8]
+        tested = [(x_test[pairs[k][0]], f"{correlations[k]:.3f}", False) for k in some]
+        trained = [(x[pairs[k][1]], "", False) for k in some]
+        rows += [("tested on", tested), ("trained on", trained), None]
+    caption = f"{len(chosen)} of {len(pairs):,} pairs. Numbers: the correlation of their pixels."
+    return mosaic(rows, 8, 96, caption, path)
+
+
+def gallery(image, augment, operations, path):
+    """Every operation from weak to strong, with a second row where it works in two directions.
+
+    Args:
+        image: a Pillow image. augment: has test_single_operation(image, name, level, sign).
+        operations: {name: object with .magnitudes and .two_ways}.
+    """
+    image, rows = image.resize((64, 64)), []
+    for name, operation in operations.items():
+        levels = range(len(operation.magnitudes))
+        for sign in (1, -1) if operation.two_ways else (1,):
+            tiles = [(image, "" if rows else "as is", False)]
+            for M in levels:
+                shown = augment.test_single_operation(image, name, M, sign)
+                tiles.append((shown, "" if rows else str(M), False))
+            rows.append((name if sign > 0 else "other way", tiles))
+    return mosaic(rows, len(levels) + 1, 64, "Numbers: the level, 0 the weakest.", path)
+
+
+def little_house():
+    """A house under a sun, Pillow RGB 64x64: something to look at without any file."""
+    image = Image.new("RGB", (64, 64), (120, 170, 220))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 44, 64, 64), fill=(90, 150, 70))
+    draw.ellipse((44, 4, 58, 18), fill=(250, 220, 90))
+    draw.rectangle((14, 28, 42, 54), fill=(200, 150, 110))
+    draw.polygon([(10, 28), (28, 10), (46, 28)], fill=(150, 50, 40))
+    draw.rectangle((24, 38, 32, 54), fill=(80, 50, 40))
+    return image
+
+
+# --- steps 2 and 3 -------------------------------------------------------------------------------
+
+
+@our_settings
+def confidence(histogram, threshold, path):
+    """How confident the teacher was about all images, and where the threshold cuts.
+
+    Args:
+        histogram: int (1000,), of confidences 0..1. threshold: None where a share was kept by rank.
+    """
+    figure, (axes,) = new_figure(3.4)
+    bars, total = np.reshape(histogram, (50, 20)).sum(axis=1), int(np.sum(histogram))
+    axes.stairs(bars, np.linspace(0, 100, 51), fill=True, color=SKY)
+    says = f"{total:,} images"
+    if threshold is not None:
+        above = np.sum(histogram[round(threshold * 1000):]) / max(total, 1)
+        axes.axvline(100 * threshold, color=ORANGE, linewidth=2.5)
+        says = f"{100 * above:.0f} % of {says} are above the threshold, {100 * threshold:g} %"
+    axes.set(xlabel="the teacher's confidence, %", ylabel="images", xlim=(0, 100), title=says)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    return save(figure, path)
+
+
+@our_settings
+def survival(probabilities, blocks, path):
+    """A bar per residual block, a shade per stage.
+
+    Args:
+        probabilities: of survival, one for each block. blocks: how many each of four stages has.
+    """
+    figure, (axes,) = new_figure(3.8)
+    shades = np.repeat(["#c6dbef", "#85bcdc", "#3182bd", "#08519c"], blocks)
+    for number, (p, shade) in enumerate(zip(probabilities, shades), 1):
+        axes.bar(number, p, color=shade)
+        # More bars than that leave no room for numbers.
+        if len(shades) <= 17:
+            axes.text(number, p / 2, f"{p:.3f}", rotation=90, ha="center", va="center",
+                      color="black" if shade in shades[:sum(blocks[:2])] else "white")
+    axes.set_title(f"{sum(probabilities):.1f} of {len(shades)} blocks alive in an average step")
+    axes.set(xlabel="residual block (a shade per stage)", ylabel="survival probability")
+    return save(figure, path)
+
+
+# --- step 5: cells is {name: {seed: measured}} ---------------------------------------------------
+
+
+def signed(points):
+    """+0.0 where -0.04 would become -0.0."""
+    return f"{round(points, 1) + 0:+.1f}"
+
+
+def mean(cell, name):
+    """Of a number that every seed of a cell has, times 100."""
+    return 100 * np.mean([getattr(measured, name) for measured in cell.values()])
+
+
+def headed_rows(headings, room, xlabel, note):
+    """A chart with a heading above each row: beside them, at a phone's width, nothing else fits.
+
+    Returns: figure, axes, and where each row's heading and its own room begin, in lines of text.
+    """
+    headings, starts, y = [wrapped(heading, 46) for heading in headings], [], 0
+    for heading in headings:
+        below = y + heading.count("\n") + 1
+        starts.append((y, below))
+        y = below + room
+    figure, (axes,) = new_figure(1.2 + 0.2 * y)
+    for heading, (top, _) in zip(headings, starts):
+        axes.text(0, top, heading, va="top", transform=axes.get_yaxis_transform(),
+                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
+    axes.set(ylim=(y, -0.3), yticks=[], xlabel=xlabel)
+    axes.set_title(note, fontsize=11)
+    axes.spines["left"].set_visible(False)
+    axes.margins(x=0.08)
+    return figure, axes, starts
+
+
+@our_settings
+def accuracies(cells, title, path):
+    """A row per cell: the mean with its value beside it, and every seed with its interval."""
+    seeds = max(map(len, cells.values()))
+    figure, axes, starts = headed_rows(
+        [title(name) for name in cells], 1.7 + 0.6 * seeds, "accuracy on the test images, %",
+        "diamonds: means; dots: seeds, with 95 % intervals\ndotted: the first mean")
+    means = [mean(cell, "accuracy") for cell in cells.values()]
+    axes.axvline(means[0], color=GREY, linestyle=":", zorder=0)
+    for (_, y), middle, cell in zip(starts, means, cells.values()):
+        axes.plot(middle, y + 0.6, "D", color=BLUE, markersize=9)
+        axes.annotate(f"{middle:.1f}", (middle, y + 0.6), xytext=(9, 0), va="center",
+                      textcoords="offset points", fontweight="bold", color=BLUE)
+        for k, measured in enumerate(cell.values()):
+            at = y + 1.4 + 0.6 * k
+            axes.plot([100 * bound for bound in measured.interval], [at, at], color=SKY)
+            axes.plot(100 * measured.accuracy, at, "o", color=BLUE, markersize=4)
+    return save(figure, path)
+
+
+def verdict(answer):
+    """An answer in a word, its colour and its marker."""
+    if not answer.shown:
+        return "not shown", GREY, "o"
+    return ("yes", GREEN, "^") if answer.points > 0 else ("no", ORANGE, "v")
+
+
+@our_settings
+def answers(answers, path):
+    """A row per question: its answer, the difference with its interval, and each seed's."""
+    figure, axes, starts = headed_rows([answer.question for answer in answers], 2,
+                                       "difference in accuracy, points",
+                                       "bars: 95 % intervals; ticks: each seed")
+    axes.axvline(0, color="black", linewidth=1, zorder=0)
+    for (top, y), answer in zip(starts, answers):
+        word, colour, marker = verdict(answer)
+        axes.plot([answer.low, answer.high], [y + 0.6] * 2, color=colour, linewidth=3)
+        axes.plot(answer.points, y + 0.6, marker, color=colour, markersize=10)
+        axes.plot(answer.per_seed, [y + 1.25] * len(answer.per_seed), "|", color="black")
+        axes.text(1, top, f"{word} {signed(answer.points)}", ha="right", va="top", color=colour,
+                  fontweight="bold", transform=axes.get_yaxis_transform())
+    return save(figure, path)
+
+
+@our_settings
+def interaction(cells, four, path):
+    """The 2x2: what noise does without pseudo-labels and with. Parallel lines: the same.
+
+    Args:
+        four: names of teacher, noisy teacher, pseudo-labels without noise, student.
+    """
+    figure, (axes,) = new_figure(4.4)
+    # A seed that only some cells have would move these and not the others.
+    common = set.intersection(*(set(cells[name]) for name in four))
+    says = []
+    for i, words in enumerate(("on labels alone", "with pseudo-labels")):
+        means = []
+        for x, name in enumerate(four[2 * i:2 * i + 2]):
+            values = [100 * cells[name][seed].accuracy for seed in common or cells[name]]
+            means.append(np.mean(values))
+            beside = x + (0.03 + 0.04 * i) * (1 - 2 * x)
+            axes.plot([beside] * len(values), values, MARKERS[i], color=COLOURS[i], alpha=0.5,
+                      markersize=5)
+        axes.plot([0, 1], means, label=words, linewidth=2.5, markersize=10, **style(i))
+        says.append(f"{signed(means[1] - means[0])} points {words}")
+    axes.set(xticks=[0, 1], xticklabels=["no noise", "noise"], xlim=(-0.2, 1.2),
+             ylabel="accuracy, %", title=f"noise: {says[0]},\n{says[1]}")
+    figure.legend(loc="outside lower left", title="means; small: each seed", alignment="left")
+    return save(figure, path)
+
+
+def line_charts(cells, title, heads, curves, **options):
+    """Panels one below the other with a line per cell, and one legend for all.
+
+    Args:
+        heads: a title for each panel. curves: of (panel, i, cell), the i-th cell's (x, y) pairs:
+            first its line, then what is drawn thin or, where it is one point, hollow.
+    """
+    more, shown = len(cells) - LINES, list(cells)[:LINES]
+    names = [wrapped(title(name)) for name in shown]
+    legend = 0.4 + 0.21 * sum(name.count("\n") + 1 for name in names)
+    figure, panels = new_figure(3.2 * len(heads) + legend, len(heads), **options)
+    lines = {}
+    for panel, (axes, head) in enumerate(zip(panels, heads)):
+        axes.set_title(head)
+        for i, name in enumerate(shown):
+            for k, (x, y) in enumerate(curves(panel, i, cells[name])):
+                if k == 0:
+                    lines[i], = axes.plot(x, y, markevery=max(1, len(x) // 8), **style(i))
+                else:
+                    axes.plot(x, y, color=COLOURS[i], linewidth=0.8, alpha=0.4 if len(x) > 1 else 1,
+                              marker=MARKERS[i] if len(x) == 1 else "", markerfacecolor="white")
+    drawn = sorted(lines)
+    figure.legend([lines[i] for i in drawn], [names[i] for i in drawn], loc="outside lower left",
+                  title=f"{more} more not drawn" if more > 0 else None, alignment="left")
+    return figure, panels
+
+
+@our_settings
+def learning_curves(cells, title, path):
+    """Validation accuracy and training loss: each run to its own end, the mean while all ran."""
+    def curves(panel, i, cell):
+        key, scale = (("val_accuracy", 100), ("loss", 1))[panel]
+        found = []
+        for m in cell.values():
+            y = np.array([scale * float(row.get(key, np.nan)) for row in m.history])
+            found.append((m.steps_per_epoch * np.arange(1, len(y) + 1), y))
+        common = min(len(y) for _, y in found)
+        return [(found[0][0][:common], np.mean([y[:common] for _, y in found], axis=0)), *found]
+
+    heads = "accuracy on the validation images, %", "training loss, nats per image"
+    figure, panels = line_charts(cells, title, heads, curves, sharex=True)
+    panels[1].set_xlabel("optimizer steps; thick: means; thin: each seed")
+    panels[1].xaxis.set_major_formatter("{x:,.0f}")
+    return save(figure, path)
+
+
+@our_settings
+def reliability(cells, title, path):
+    """How far the share of right answers is from the confidence they were given with."""
+    def curves(panel, i, cell):
+        said = [(m.calibrated if panel else m.probabilities) for m in cell.values()]
+        right = [p.argmax(axis=1) == m.y for p, m in zip(said, cell.values())]
+        sure, right = binned(np.concatenate([p.max(axis=1) for p in said]), np.concatenate(right))
+        return [(sure, right - sure)]
+
+    ece = [mean(cell, "ece") for cell in cells.values()]
+    fitted = [mean(cell, "calibrated_ece") for cell in cells.values()]
+    heads = (f"as trained: ECE {min(ece):.1f} to {max(ece):.1f} %",
+             f"at the fitted temperature: ECE {min(fitted):.1f} to {max(fitted):.1f} %")
+    figure, panels = line_charts(cells, title, heads, curves, sharex=True, sharey=True)
+    for axes in panels:
+        axes.axhline(0, color="black", linewidth=1)
+        axes.set_ylabel("right less confidence, %")
+    panels[1].set(xlim=(0, 100), xlabel="confidence, %; above 0: too modest, below: too sure")
+    return save(figure, path)
+
+
+def binned(confidence, right):
+    """Mean confidence and share of right answers, %, of every bin that has enough of them."""
+    count, confidence, accuracy = by_confidence(confidence, right)
+    return 100 * confidence[count >= ENOUGH], 100 * accuracy[count >= ENOUGH]
+
+
+def tested(cell, kind):
+    """The results of one kind of robustness test, of the seeds that have them."""
+    return [m.robust[kind] for m in cell.values() if m.robust.get(kind)]
+
+
+@our_settings
+def robustness(cells, title, path):
+    """Accuracy by severity of corruption and by strength of attack, means over seeds."""
+    def curves(panel, i, cell):
+        results = tested(cell, kinds[panel])
+        if not results:
+            return []
+        if kinds[panel] == "adversarial":
+            curve = np.mean([[result["clean"], *result["fgsm"]] for result in results], axis=0)
+            pgd = np.mean([result["pgd"] for result in results])
+            # Beside each other, since they would hide each other.
+            return [(range(6), 100 * curve), ([3 + 0.09 * (i - 3.5)], [100 * pgd])]
+        clean = np.mean([np.nan if r["clean"] is None else r["clean"] for r in results])
+        errors = np.mean([list(result["errors"].values()) for result in results], axis=(0, 1))
+        return [(range(6), 100 - 100 * np.array([clean, *errors]))]
+
+    says = {"corrupted": ("corrupted images: accuracy, %", range(1, 6),
+                          "severity, mean over the corruptions"),
+            "adversarial": ("attacked images: accuracy, % (hollow: PGD)", (1, 2, 4, 8, 16),
+                            "FGSM: how far each pixel may move, of 255")}
+    kinds = [kind for kind in says if any(tested(cell, kind) for cell in cells.values())]
+    figure, panels = line_charts(cells, title, [says[kind][0] for kind in kinds], curves)
+    for axes, kind in zip(panels, kinds):
+        axes.set_xticks(range(6), ["clean", *says[kind][1]])
+        axes.set_xlabel(says[kind][2])
+    return save(figure, path)
+
+
+@our_settings
+def corruptions(cells, title, like, path):
+    """The first cell's accuracy under every corruption, and how far the others are from it.
+
+    Args:
+        like: names of the corruptions that resemble an operation of RandAugment.
+    """
+    shown = [name for name in cells if tested(cells[name], "corrupted")]
+    more, shown = len(shown) - LINES, shown[:LINES]
+    kinds = list(tested(cells[shown[0]], "corrupted")[0]["errors"])
+    columns = []
+    for name in shown:
+        errors = [result["errors"] for result in tested(cells[name], "corrupted")]
+        columns.append([100 - 100 * np.mean([of[kind] for of in errors]) for kind in kinds])
+    right, unlike = np.array(columns).T, [kind not in like for kind in kinds]
+    labels = [kind.replace("_", " ") + " *" * (kind in like) for kind in kinds] + ["mean"]
+    means = [right.mean(axis=0)]
+    if 0 < sum(unlike) < len(kinds):
+        labels.append("mean without *")
+        means.append(right[unlike].mean(axis=0))
+    right = np.vstack([right, *means])
+    apart, letters = right - right[:, :1], "ABCDEFGH"[:len(shown)]
+    key = [wrapped(f"{letter}: {title(name)}") for letter, name in zip(letters, shown)]
+    key += ["* resembles an operation of RandAugment"] + [f"{more} more not drawn"] * (more > 0)
+    figure, (axes,) = new_figure(1.2 + 0.3 * len(labels) + 0.22 * "\n".join(key).count("\n"))
+    most = 1.5 * max(np.abs(apart).max(), 1)
+    axes.imshow(apart, cmap=LinearSegmentedColormap.from_list("", [ORANGE, "white", BLUE]),
+                vmin=-most, vmax=most, aspect="auto")
+    for (r, c), value in np.ndenumerate(apart):
+        axes.text(c, r, signed(value) if c else f"{right[r, 0]:.0f}", ha="center", va="center",
+                  fontsize=11)
+    axes.axhline(len(kinds) - 0.5, color="black", linewidth=1)
+    axes.axvline(0.5, color="black", linewidth=1)
+    axes.set_xticks(range(len(shown)), letters)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.grid(visible=False)
+    axes.set_title("accuracy of A, %, and points more or less")
+    figure.supxlabel("\n".join(key), fontsize=11, x=0.02, ha="left")
+    return save(figure, path)
+
+
+@our_settings
+def pseudo_labels(labellings, path):
+    """How many of each class were kept by the first labelling, and how right all of them are.
+
+    Args:
+        labellings: with .title, .class_names (C), .kept and .balanced (C,) images per class,
+            .threshold (None where a share was kept by rank), .confidence (M,) of every image seen,
+            and .right (M,), NaN where the truth is unknown.
+    """
+    def curves(panel, i, of):
+        known = ~np.isnan(of.right)
+        return [binned(of.confidence[known], of.right[known])] if panel and known.any() else []
+
+    first = labellings[0]
+    heads = [wrapped(f"images per class: {first.title}", 46) + "\n"]
+    if any(not np.isnan(of.right).all() for of in labellings[:LINES]):
+        heads.append("of these right, %, where the truth is known")
+    figure, panels = line_charts(dict(enumerate(labellings)), lambda i: labellings[i].title, heads,
+                                 curves)
+    bars = range(len(first.class_names))
+    panels[0].bar(bars, first.balanced, width=0.85, color="#b5d4e9", label="after balancing")
+    panels[0].bar(bars, first.kept, width=0.5, color=BLUE, label="kept")
+    panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2)
+    name_classes(panels[0].set_xticks, first.class_names, rotation=45, ha="right",
+                 rotation_mode="anchor")
+    panels[0].yaxis.set_major_formatter("{x:,.0f}")
+    for axes in panels[1:]:
+        axes.plot([0, 100], [0, 100], color="black", linewidth=1)
+        for k, threshold in enumerate(sorted({of.threshold for of in labellings[:LINES]} - {None})):
+            axes.axvline(100 * threshold, color=GREY, linestyle=":", linewidth=2)
+            axes.annotate(f"threshold {100 * threshold:g} %", (100 * threshold, 3 + 11 * k),
+                          xytext=(4 - 8 * (threshold > 0.5), 0), textcoords="offset points",
+                          ha="right" if threshold > 0.5 else "left", color=GREY)
+        axes.set(xlabel="the teacher's confidence, %", xlim=(0, 100), ylim=(0, 100))
+    return save(figure, path)
+
+
+def name_classes(set_ticks, class_names, **options):
+    """Writes the classes along an axis, unless there are too many to be read."""
+    if len(class_names) <= CLASSES:
+        names = [wrapped(name, 14, lines=1) for name in class_names]
+        set_ticks(range(len(names)), names, fontsize=12 if len(names) <= 20 else 7, **options)
+
+
+@our_settings
+def confusion(cells, title, class_names, path):
+    """Which class is taken for which, over all seeds: the first cell and the most accurate."""
+    average = {name: mean(cell, "accuracy") for name, cell in cells.items()}
+    shown = list(dict.fromkeys([next(iter(cells)), max(average, key=average.get)]))
+    figure, panels = new_figure(6 * len(shown), len(shown))
+    for axes, name in zip(panels, shown):
+        counts = np.zeros((len(class_names),) * 2)
+        for measured in cells[name].values():
+            np.add.at(counts, (measured.y, measured.probabilities.argmax(axis=1)), 1)
+        share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+        axes.grid(visible=False)
+        for (r, c), value in np.ndenumerate(share if len(class_names) <= 12 else share[:0]):
+            axes.text(c, r, f"{value:.0f}", ha="center", va="center",
+                      color="white" if value > 55 else "black")
+        name_classes(axes.set_xticks, class_names, rotation=45, ha="right", rotation_mode="anchor")
+        name_classes(axes.set_yticks, class_names)
+        axes.set(xlabel="taken for", ylabel="truth; rows in %",
+                 title=wrapped(f"{title(name)}: {average[name]:.1f} % right", 46))
+    return save(figure, path)
+
+
+# draw_all has an argument of the same name.
+draw_answers = answers
+
+
+def drawn(draw, *arguments):
+    """[path] of a picture, or [], and a warning, where it fails: no work is lost for a picture."""
+    try:
+        path = draw(*arguments)
+        return [path] if path else []
+    except Exception as error:
+        print(f"warning: {arguments[-1]} is not drawn ({type(error).__name__}: {error})")
+        return []
+
+
+def draw_labels(folder, images, labels, confidences, truths, class_names, histogram, threshold):
+    """The pictures of step 2. Returns: their paths."""
+    folder, kept = pathlib.Path(folder), (images, labels, confidences, truths, class_names)
+    return [*drawn(montage, *kept, folder / "montage.png"),
+            *drawn(confidence, histogram, threshold, folder / "confidence.png"),
+            *drawn(mistakes, *kept, folder / "mistakes.png")]
+
+
+def draw_all(cells, title, answers, four, labellings, class_names, like, out):
+    """The pictures of step 5 that there is something to show for. Returns: their paths."""
+    kinds = {kind for kind in ("corrupted", "adversarial") for cell in cells.values()
+             if tested(cell, kind)}
+    pictures = []
+    for name, there, draw, *arguments in (
+            ("accuracy", cells, accuracies, cells, title),
+            ("answers", answers, draw_answers, answers),
+            ("interaction", four and set(four) <= set(cells), interaction, cells, four),
+            ("learning_curves", cells, learning_curves, cells, title),
+            ("reliability", cells, reliability, cells, title),
+            ("robustness", kinds, robustness, cells, title),
+            ("corruptions", "corrupted" in kinds, corruptions, cells, title, like),
+            ("pseudo_labels", labellings, pseudo_labels, labellings),
+            ("confusion", cells, confusion, cells, title, class_names)):
+        if there:
+            pictures += drawn(draw, *arguments, pathlib.Path(out) / f"{name}.png")
+    return pictures

@@ -1,0 +1,185 @@
+"""Files that are whole or absent, and users' mistakes that are one line. Imports no Keras."""
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import pathlib
+import secrets
+import sys
+from concurrent.futures import BrokenExecutor
+
+import filelock
+import numpy as np
+
+# Begins the name of a file that is being written.
+UNFINISHED = ".unfinished-"
+# The key under which a JSON file holds the sha256 of all its other keys.
+SEAL = "sha256_of_the_rest"
+# Folders that this process writes to, and the locks that keep them.
+OCCUPIED = {}
+
+
+class UserError(ValueError):
+    """Something the user can put right: shown as one line, without a traceback."""
+
+
+def first_line(error):
+    """What an exception says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def reading(path):
+    """Turns whatever goes wrong while a file is read into one line that names it.
+
+    Raises: UserError. Decoders that are fed with broken bytes raise almost anything else.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: damaged, or not what is expected "
+                        f"({type(error).__name__}: {first_line(error)})") from error
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """Gives a path beside `path` to write to, and renames it once all of it is on the disk."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Nobody can have put a link of this name there.
+    beside = path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}-{path.name}")
+    try:
+        yield beside
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        # A full disk does not say which file it had no room for.
+        error.filename = str(path)
+        raise
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def sync_folder(folder):
+    """Waits until a folder's new name is on the disk, on file systems that know how."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Network and FUSE file systems refuse to sync a folder; the rename stands all the same.
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def occupy(folder, flag="--log-dir"):
+    """Keeps a folder for this process, and sweeps out what a killed one left unfinished."""
+    folder = pathlib.Path(folder).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock", is_singleton=True)
+    try:
+        # The system frees it when the process ends, however it ends.
+        lock.acquire(timeout=0.5)
+    except filelock.Timeout:
+        raise UserError(f"{folder}: another run is writing there right now; let it finish, "
+                        f"or choose another {flag}") from None
+    except (NotImplementedError, OSError) as error:
+        if not os.access(folder, os.W_OK):
+            raise
+        print(f"warning: {folder} cannot be locked ({error}): "
+              "see to it yourself that no other run writes there")
+    OCCUPIED[folder] = lock
+    for path in folder.glob(f"{UNFINISHED}*"):
+        path.unlink()
+
+
+def sha256(*parts):
+    """The sha256 of files (paths) and of values (bytes, arrays), one after the other."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, (str, pathlib.Path)):
+            with open(part, "rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        else:
+            digest.update(np.ascontiguousarray(part) if isinstance(part, np.ndarray) else part)
+    return digest.hexdigest()
+
+
+def write_arrays(path, *array, **arrays):
+    """Writes one array to a .npy, or named ones to a .npz."""
+    content = io.BytesIO()
+    if array:
+        np.save(content, *array, allow_pickle=False)
+    else:
+        np.savez(content, **arrays)
+    # In memory first: a zip archive that meets a full disk complains more than once.
+    with whole_file(path) as beside:
+        beside.write_bytes(content.getbuffer())
+
+
+def read_arrays(path, mmap_mode=None):
+    """The array in a .npy, or {name: array} of a .npz: numbers only, no pickles.
+
+    Raises: UserError, for anything else.
+    """
+    with reading(path):
+        arrays = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        if pathlib.Path(path).suffix == ".npz":
+            with arrays:
+                return dict(arrays)
+        if not isinstance(arrays, np.ndarray):
+            raise UserError(f"{path}: an archive, where one array is expected")
+        return arrays
+
+
+def write_json(path, content):
+    """Writes a dictionary, sealed with its own sha256, by which read_json sees any change."""
+    seal = sha256(json.dumps(content).encode())
+    text = json.dumps({**content, SEAL: seal}, indent=1) + "\n"
+    with whole_file(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def read_json(path):
+    """What write_json wrote. Raises: UserError, where it is anything else."""
+    with reading(path):
+        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        if content.pop(SEAL) != sha256(json.dumps(content).encode()):
+            raise UserError(f"{path}: damaged, or changed by hand: it is not what its run wrote")
+        return content
+
+
+def run_script(main, *arguments):
+    """Runs a script's main(). A user's mistake becomes one line and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        # A file's name or a class's may hold letters that this console does not know.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
+    try:
+        sys.exit(main(*arguments))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on (a training after its last finished epoch)",
+              file=sys.stderr)
+        sys.exit(130)
+    except BrokenExecutor:
+        sys.exit("error: a process that decodes images was killed, perhaps for want of memory; "
+                 "the same command begins anew, and with --workers 1 needs less")
+    except OSError as error:
+        # NumPy only counts what it wrote when a disk is full.
+        reason = error.strerror or f"{first_line(error)} (is the disk full?)"
+        name = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {name}{reason}. Nothing half-written is left; "
+                 "the same command goes on once that is put right")

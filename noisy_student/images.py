@@ -1,0 +1,225 @@
+"""Image files of any kind -> uint8 (32, 32, 3). Imports no Keras: workers start at once."""
+
+import contextlib
+import io
+import math
+import os
+import pathlib
+import pickle
+import signal
+import stat
+import threading
+import time
+import warnings
+from collections import deque
+from multiprocessing import resource_tracker
+
+import numpy as np
+from joblib.externals import loky
+from PIL import Image, ImageOps
+
+from noisy_student.files import UserError, first_line
+
+# Pixels, both ways: CIFAR-10's.
+IMAGE_SIZE = 32
+# A large JPEG is decoded at no less than so many times IMAGE_SIZE, in a fraction of the time. At
+# four times, the result differs by less than it does between two good resizing filters.
+JPEG_DETAIL = 4
+# The EXIF tag that says how a camera was held; 1 is upright.
+EXIF_ORIENTATION = 0x0112
+# The decoders that files from anywhere may reach.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# A worker is given so many files at a time, and no more bytes of archived files than this.
+CHUNK, CHUNK_BYTES = 64, 4 << 20
+# Seconds after which a worker that has nothing to do ends. A slow teacher keeps it waiting.
+IDLE = 60
+# So few bytes of files are decoded sooner than worker processes start.
+FEW_BYTES = 8 << 20
+
+# There are thousands of them in a bad folder, and what cannot be read is reported by name.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def read_image(file):
+    """Any image, any size, any mode -> uint8 (32, 32, 3), 0..255.
+
+    Turned upright (EXIF), cropped to its central square, resized with an antialiasing filter.
+    Article: images had to be resized by hand, and one grey image stopped the script.
+
+    Args:
+        file: a path or a binary file object.
+
+    Raises: UserError, with the reason, for whatever is not a readable image.
+    """
+    try:
+        if isinstance(file, (str, pathlib.Path)):
+            status = os.stat(file)
+            # Opening a pipe would wait for ever.
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError("not a regular file")
+            if status.st_size == 0:
+                raise UserError("empty file")
+        with Image.open(file, formats=FORMATS) as image:
+            scale = JPEG_DETAIL * IMAGE_SIZE / min(image.size)
+            image.draft(None, [math.ceil(side * scale) for side in image.size])
+            # After draft(), which only JPEG knows: a bomb is what would be decoded.
+            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                raise UserError(f"{image.width}x{image.height} pixels, "
+                                f"more than {Image.MAX_IMAGE_PIXELS} (a bomb?)")
+            if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+                image = ImageOps.exif_transpose(image)
+            image = to_rgb(image)
+            if image.size != (IMAGE_SIZE, IMAGE_SIZE):
+                size = (IMAGE_SIZE, IMAGE_SIZE)
+                image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+            return np.array(image)
+    except UserError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise UserError("not an image") from error
+    except Exception as error:
+        # A decoder fed with broken bytes raises almost anything.
+        raise UserError(f"{type(error).__name__}: {first_line(error)}") from error
+
+
+def to_rgb(image):
+    """A Pillow image of any mode -> RGB. Transparency is shown on white.
+
+    What a pixel's values mean follows from its type: 16 bits are divided by 257, floats up to 1
+    are multiplied by 255, and all others count as 0..255.
+
+    Raises: UserError, where values are outside of that range.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = np.asarray(image, dtype=np.float64)
+        low, high = grey.min(), grey.max()
+        # Pillow reads a PGM of 16 bits as 32-bit integers.
+        if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM"):
+            grey = grey / 257
+        elif image.mode == "F" and high <= 1:
+            grey = grey * 255
+        if not (grey.min() >= 0 and grey.max() <= 255):
+            raise UserError(f"32-bit pixels from {low:g} to {high:g}: "
+                            "0 to 255, or fractions up to 1, are expected")
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def read_or_reason(file):
+    """The pixels of a path, of bytes or of an array; or the UserError that says why there are none.
+
+    What a worker sends back. A UserError that is given instead of a file comes back as it is.
+    """
+    if isinstance(file, (UserError, np.ndarray)):
+        return file
+    if isinstance(file, bytes):
+        if not file:
+            return UserError("empty file")
+        file = io.BytesIO(file)
+    try:
+        return read_image(file)
+    except UserError as error:
+        return error
+
+
+def read_chunk(chunk):
+    """What a worker does. Chunks travel pickled: loky's own pickling looks at every single item."""
+    return pickle.dumps([read_or_reason(file) for file in pickle.loads(chunk)])
+
+
+def chunks(files):
+    """Lists of up to CHUNK files, and of no more bytes than a worker should be sent at once."""
+    chunk, size = [], 0
+    for file in files:
+        chunk.append(file)
+        size += len(file) if isinstance(file, bytes) else 0
+        if len(chunk) == CHUNK or size > CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def decode_all(files, workers=None):
+    """Decodes files (see read_or_reason) in order, later ones while the first are used.
+
+    Args:
+        files: an iterable; it is drawn from as fast as the images are taken.
+        workers: processes that decode; 1: this process does; default, one per core. They begin
+            afresh: a fork would copy TensorFlow's or JAX's threads in whatever state they are.
+
+    Yields: pixels or UserErrors, one per file.
+    """
+    workers = workers or loky.cpu_count()
+    if workers == 1:
+        yield from map(read_or_reason, files)
+        return
+    pool = loky.get_reusable_executor(workers, timeout=IDLE, initializer=live_and_die_with_parent,
+                                      initargs=(os.getpid(),))
+    waiting = deque()
+    for chunk in chunks(files):
+        with no_interrupts():
+            waiting.append(pool.submit(read_chunk, pickle.dumps(chunk)))
+        if len(waiting) > 3 * workers:
+            yield from pickle.loads(waiting.popleft().result())
+    for images in waiting:
+        yield from pickle.loads(images.result())
+
+
+@contextlib.contextmanager
+def no_interrupts():
+    """A process that is started within does not hear Ctrl-C, not even while it starts."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Were it not running, it would be started within, and let interrupts through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def live_and_die_with_parent(parent):
+    """A worker leaves Ctrl-C to the script, and does not outlive it, however it ends.
+
+    Args:
+        parent: its process number.
+    """
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def read_images(paths):
+    """Decodes many files, on all cores where there are many.
+
+    Returns: uint8 (N, 32, 32, 3) of those that can be read, in the order given, and a list of
+        (path, reason) of those that cannot.
+    """
+    images, unreadable = np.empty((len(paths), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8), []
+    many = sum(map(file_size, paths)) > FEW_BYTES
+    decoded = decode_all(paths) if many else map(read_or_reason, paths)
+    for i, image in enumerate(decoded):
+        if isinstance(image, UserError):
+            unreadable.append((paths[i], str(image)))
+        else:
+            images[i - len(unreadable)] = image
+    return images[:len(paths) - len(unreadable)], unreadable
+
+
+def file_size(path):
+    """In bytes; 0 where that cannot be told."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0

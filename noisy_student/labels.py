@@ -1,0 +1,408 @@
+"""Who labels, what is known about how right the labels are, and what a later step reads of them."""
+
+import csv
+import os
+import pathlib
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from rich import progress
+
+from noisy_student import runs
+from noisy_student.data import load_data
+from noisy_student.files import UserError, reading, sha256, whole_file
+from noisy_student.pool import tidy
+
+# Of the histogram of confidences, which replaces the list of all confidences.
+BINS = 1000
+# Of unreadable files, so many are named on the screen; images.csv names all.
+EXAMPLES = 5
+COLUMNS = ("source", "path", "label", "confidence", "status", "reason", "truth")
+
+
+# --- the teacher ----------------------------------------------------------------------------------
+
+
+@dataclass
+class Teacher:
+    """A network that labels, what is known of its training, and the data it was trained on."""
+
+    model: object
+    class_names: list
+    made_from: dict
+    taught_by: dict
+    data: object = None
+
+
+def load_teacher(args):
+    """The teacher, and its data where they are needed.
+
+    Args:
+        args: of step 2.
+
+    Raises: UserError, where teacher, data and arguments do not fit together.
+    """
+    if args.teacher.endswith(".keras"):
+        return load_own_network(args)
+    run = runs.finished(args.teacher, "python cifar10_resnet50.py")
+    if "test_accuracy" not in run.results:
+        raise UserError(f"{args.teacher}: holds no network but what {run.script} made. "
+                        "Run: python cifar10_resnet50.py")
+    made_from = {**run.made_from, "teacher_sha256": run.sha256["model.keras"]}
+    taught_by = {"arguments": run.arguments, "taught_by": run.taught_by}
+    teacher = Teacher(run.model(), run.results["class_names"], made_from, taught_by)
+    if args.calibrate or "rest" in args.images:
+        teacher.data = load_data_of(run, args.data)
+        if args.calibrate and len(teacher.data.val) == 0:
+            raise UserError(f"--calibrate: {args.teacher} was validated on the test images, "
+                            "which must not decide anything")
+        if "rest" in args.images and len(teacher.data.rest) == 0:
+            raise UserError(f"rest: {args.teacher} was given every label; "
+                            "train it with --num-labeled N")
+    return teacher
+
+
+def load_data_of(run, moved_to=None):
+    """The data set a run was trained on, split as it was. Raises: UserError, if it has changed."""
+    chosen, name = run.arguments, moved_to or run.made_from["data"]
+    data = load_data(name, chosen["num_labeled"], chosen["validation"], chosen["seed"])
+    for key in ("data_sha256", "split_sha256"):
+        if run.made_from[key] != data.lineage()[key]:
+            raise UserError(f"{name} has changed since {run.folder} was trained on it, "
+                            f"or is another data set ({key}); --data tells where it is")
+    return data
+
+
+def load_own_network(args):
+    """Any Keras network of 32x32 images in 0..255, of which only the classes' names are known."""
+    if not os.path.isfile(args.teacher):
+        raise UserError(f"{args.teacher}: no such file")
+    model = runs.load_network(args.teacher)
+    outputs = model.output_shape[-1]
+    if model.input_shape[1:] != (32, 32, 3) or not args.classes or len(args.classes) != outputs:
+        raise UserError(f"{args.teacher}: takes {model.input_shape}, gives {model.output_shape}; "
+                        f"(batch, 32, 32, 3) is needed, and {outputs} names after --classes")
+    if args.calibrate or "rest" in args.images:
+        raise UserError(f"{args.teacher}: its training data are not known, "
+                        "which rest and --calibrate need")
+    return Teacher(model, args.classes, {"teacher_sha256": sha256(args.teacher)}, None)
+
+
+# --- the truth, for those who know it -------------------------------------------------------------
+
+
+class Truth:
+    """Which class images really are of: by their path, or the longest known beginning of it.
+
+    Args:
+        path: a CSV of (path or the beginning of one, class), or None. A beginning is one of whole
+            names, and may begin with the source's own name or below it.
+        data: a Dataset, whose `rest` is known too; or None.
+    """
+
+    def __init__(self, path, class_names, data=None):
+        # Class numbers; -1 is none of the classes.
+        self.classes, self.path, self.matched, self.asked = {}, path, 0, 0
+        self.example = None
+        if path:
+            self.read(path, class_names)
+        if data is not None:
+            for i in data.rest:
+                self.classes[f"rest/{tidy(data.names[i])}"] = int(data.y[i])
+
+    def read(self, path, class_names):
+        with reading(path), open(path, newline="", encoding="utf-8-sig") as file:
+            for row in csv.reader(file, strict=True):
+                if not row:
+                    continue
+                if len(row) != 2:
+                    raise UserError(f"{path}: two columns, path and class, are expected; got {row}")
+                name = row[1].strip()
+                label = class_names.index(name) if name in class_names else -1
+                self.classes[tidy(row[0].strip())] = label
+        strangers = sorted(key for key, label in self.classes.items() if label < 0)
+        if strangers:
+            print(f"{path}: {len(strangers):,} lines are of none of the classes, "
+                  f"{strangers[0]!r} for one")
+        if len(strangers) == len(self.classes):
+            raise UserError(f"{path}: names none of the classes {', '.join(class_names)}")
+
+    def of(self, source, path):
+        """Class number of an image; -1: of no class; None: not known."""
+        names = path.split("/")
+        self.asked += 1
+        # A CSV may leave the ending of the file's name out.
+        whole = [names, [*names[:-1], pathlib.PurePath(names[-1]).stem]]
+        for beginning in (*whole, *(names[:end] for end in range(len(names) - 1, 0, -1))):
+            for start in ([], [os.path.basename(os.path.normpath(source))]):
+                label = self.classes.get("/".join([*start, *beginning]))
+                if label is not None:
+                    self.matched += 1
+                    return label
+        self.example = self.example or path
+        return None
+
+    def report(self):
+        """How many images the truth is known of; in a file that fits none, an example of each."""
+        if not self.path:
+            return
+        print(f"truth known for {self.matched:,} of {self.asked:,} images")
+        if self.example:
+            key = next(iter(self.classes))
+            print(f"{'' if self.matched else 'warning: '}{self.path} has {key!r}, "
+                  f"and no line for {self.example!r}")
+
+
+def truth_name(label, class_names):
+    """What images.csv says of a true class."""
+    if label is None:
+        return ""
+    return class_names[label] if label >= 0 else "none of these"
+
+
+class Audit:
+    """Counts how right the labels are. It only ever looks on: nothing here decides what is kept."""
+
+    def __init__(self, num_classes, threshold):
+        self.threshold = threshold
+        self.uncalibrated, self.above = Count(num_classes), Count(num_classes)
+        self.kept = Count(num_classes)
+
+    def add(self, label, truth, raw_confidence, confidence):
+        """One image: the teacher's class, the true one, and the confidence before and after."""
+        self.uncalibrated.add(label, truth, raw_confidence > self.threshold)
+        self.above.add(label, truth, confidence > self.threshold)
+
+    def keep(self, labels, truths):
+        """All images that were kept."""
+        for label, truth in zip(labels, truths):
+            self.kept.add(label, truth, True)
+        # How many there are of a class is known from all images, not from those that were kept.
+        self.kept.exist = self.above.exist
+
+    def summary(self):
+        return {"uncalibrated": self.uncalibrated.summary(),
+                "above_threshold": self.above.summary(), "kept": self.kept.summary()}
+
+    def describe(self, class_names, hard, index, calibrated):
+        """The article's counts per class, before and after balancing, and how right they are."""
+        lines = [f"above the threshold: {self.above}", f"kept: {self.kept}"]
+        if calibrated:
+            lines.insert(0, f"above the threshold without calibration: {self.uncalibrated}")
+        known = self.kept.count.any()
+        lines.append(f"{'class':12}   kept  balanced" + ("  precision  recall" if known else ""))
+        for c, name in enumerate(class_names):
+            line = f"{name:12} {(hard == c).sum():6}  {(hard[index] == c).sum():8}"
+            if known:
+                line += (f"     {percent(self.kept.right[c], self.kept.count[c])}"
+                         f"  {percent(self.kept.right[c], self.kept.exist[c])}")
+            lines.append(line)
+        return "\n".join(lines)
+
+
+class Count:
+    """Labels that are kept, and of those whose truth is known, how many are right."""
+
+    def __init__(self, num_classes):
+        self.total = 0
+        # By the teacher's class where the truth is known, and by true class, kept or not.
+        self.count = np.zeros(num_classes, dtype=np.int64)
+        self.right = np.zeros(num_classes, dtype=np.int64)
+        self.exist = np.zeros(num_classes, dtype=np.int64)
+
+    def add(self, label, truth, kept):
+        self.total += bool(kept)
+        if truth is not None:
+            self.count[label] += kept
+            self.right[label] += kept and label == truth
+            if truth >= 0:
+                self.exist[truth] += 1
+
+    def summary(self):
+        return {"kept": self.total, "truth_known": int(self.count.sum()),
+                "right": int(self.right.sum()),
+                "precision": ratio(self.right.sum(), self.count.sum()),
+                "recall": ratio(self.right.sum(), self.exist.sum())}
+
+    def __str__(self):
+        known = self.count.sum()
+        if not known:
+            return f"{self.total:,}"
+        return (f"{self.total:,}, {100 * self.right.sum() / known:.1f} % of the {known:,} "
+                "whose truth is known are right")
+
+
+def ratio(part, whole):
+    return float(part / whole) if whole else None
+
+
+def percent(part, whole):
+    return f"{100 * part / whole:5.1f}%" if whole else "     -"
+
+
+# --- every image that was seen --------------------------------------------------------------------
+
+
+class ImageTable:
+    """images.csv: every image seen, what became of it, and the truth where known.
+
+    Lines are written as images come, and for good once it is known which ones are kept.
+    """
+
+    def __init__(self, run, class_names):
+        self.run, self.class_names = run, class_names
+        self.count, self.examples = 0, []
+        self.seen = run.path(".unfinished-images.csv")
+
+    def __enter__(self):
+        self.file = open_table(self.seen, "w+")
+        self.write = csv.writer(self.file).writerow
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+        self.seen.unlink(missing_ok=True)
+
+    def unreadable(self, image, reason):
+        self.count += 1
+        if self.count <= EXAMPLES:
+            self.examples.append(f"{os.path.join(image.source, image.path)!r}: {reason}")
+        self.write([image.source, image.path, "", "", "unreadable", str(reason), ""])
+
+    def add(self, image, label, confidence, truth):
+        self.write([image.source, image.path, self.class_names[label], repr(confidence), "", "",
+                    truth_name(truth, self.class_names)])
+
+    def finish(self, kept, threshold):
+        """Writes images.csv.
+
+        Args:
+            kept: set of (source, path).
+        """
+        if self.count:
+            print(f"warning: {self.count:,} files are not readable images (images.csv names all):",
+                  *self.examples, sep="\n  ")
+        self.file.seek(0)
+        with whole_file(self.run.path("images.csv")) as beside, open_table(beside, "w") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for source, path, label, confidence, status, reason, truth in csv.reader(self.file):
+                if not status and (source, path) in kept:
+                    status = "kept"
+                elif not status:
+                    above = float(confidence) > threshold
+                    status = "over the cap" if above else "below threshold"
+                writer.writerow([source, path, label, confidence, status, reason, truth])
+
+
+def open_table(path, mode="r"):
+    """A file's name may hold bytes that are no letters."""
+    return open(path, mode, newline="", encoding="utf-8", errors="surrogateescape")
+
+
+def read_table(path):
+    """Of images.csv: confidences, and whether each was right, float (M,); NaN: truth not known."""
+    confidences, right = [], []
+    with reading(path), open_table(path) as file:
+        for row in csv.DictReader(file):
+            if row["confidence"]:
+                confidences.append(float(row["confidence"]))
+                right.append(float(row["label"] == row["truth"]) if row["truth"] else np.nan)
+    return np.array(confidences), np.array(right)
+
+
+def nothing_kept(args, histogram):
+    """For a threshold that nothing passes: how confident the teacher was, and what to try.
+
+    Args:
+        args: of step 2. histogram: int (BINS,), of the confidences of all images.
+    """
+    seen, below = histogram.sum(), np.cumsum(histogram)
+    if not seen:
+        return f"{', '.join(args.images)}: no readable image found"
+    if args.keep_share:
+        return f"--keep-share {args.keep_share}: keeps none of {seen:,} images"
+    at = {}
+    for share in (0.1, 0.5, 0.9, 1.0):
+        at[share] = (int(np.searchsorted(below, share * seen)) + 1) / BINS
+    return (f"no image is above --threshold {args.threshold}. Of {seen:,} images, a tenth has a "
+            f"confidence below {at[0.1]:.2f}, half below {at[0.5]:.2f}, nine tenths below "
+            f"{at[0.9]:.2f}, all below {at[1.0]:.2f}. "
+            f"Try --threshold {max(at[0.9] - 0.01, 0):.2f}")
+
+
+def with_progress(labelled, total):
+    """Shows how far, how fast and how long still; in a file, a line a minute.
+
+    Args:
+        labelled: (Found, ...) tuples. total: bytes of all sources.
+    """
+    columns = (progress.BarColumn(), progress.TaskProgressColumn(),
+               progress.TextColumn("{task.fields[images]:,} images"),
+               progress.TimeRemainingColumn())
+    terminal = sys.stdout.isatty()
+    started = said = time.monotonic()
+    images = done = 0
+    with progress.Progress(*columns, transient=True, disable=not terminal) as bar:
+        task = bar.add_task("labelling", total=max(total, 1), images=0)
+        for item in labelled:
+            yield item
+            images, done = images + 1, done + item[0].size
+            if images % 256 == 0:
+                bar.update(task, completed=done, images=images)
+                now = time.monotonic()
+                if not terminal and now - said > 60:
+                    said, share = now, min(done / max(total, 1), 1)
+                    left = runs_left(now - started, share)
+                    print(f"{images:,} images, {100 * share:.0f} %, {left}", flush=True)
+    elapsed = time.monotonic() - started
+    print(f"labelled {images:,} images in {elapsed:.1f} s ({images / elapsed:,.0f} images/s)")
+
+
+def runs_left(elapsed, share):
+    return f"{elapsed / share - elapsed:.0f} seconds left" if share else "just begun"
+
+
+# --- what a later step reads ----------------------------------------------------------------------
+
+
+@dataclass
+class PseudoLabels:
+    """x: uint8 (K, 32, 32, 3). y: float32 (K, C). index: int64, the balanced draw from them."""
+
+    x: np.ndarray
+    y: np.ndarray
+    index: np.ndarray
+    sha256: str
+    # How they were made, and how their teacher was, as far as it goes.
+    taught_by: dict
+
+
+def load_pseudo(folder, data):
+    """Reads what step 2 wrote, and refuses what does not belong to `data`, a Dataset."""
+    run = runs.finished(folder, "python imagenet_dummy_label.py IMAGES")
+    if "kept_per_class" not in run.results:
+        raise UserError(f"{folder}: holds no pseudo-labels but what {run.script} made")
+    # Of a teacher that was not trained here, neither is known.
+    theirs, ours = {**data.lineage(), **run.made_from}, data.lineage()
+    if theirs["data_sha256"] != ours["data_sha256"]:
+        raise UserError(f"{folder}: its teacher was trained on another data set")
+    if theirs["split_sha256"] != ours["split_sha256"]:
+        raise UserError(f"{folder}: its teacher was trained on another choice of labelled images "
+                        "(--num-labeled, --seed, --validation)")
+    if run.results["class_names"] != data.class_names:
+        raise UserError(f"{folder}: its classes are {run.results['class_names']}, "
+                        f"those of {data.name} are {data.class_names}")
+    x, y, index = (run.arrays(f"{name}.npy") for name in ("x", "y", "index"))
+    kept = len(x) if x.ndim else 0
+    types = (x.dtype, y.dtype, index.dtype) == (np.uint8, np.float32, np.int64)
+    shapes = (x.shape, y.shape) == ((kept, *data.x.shape[1:]), (kept, data.num_classes))
+    if not types or not shapes or index.ndim != 1 or not ((0 <= index) & (index < kept)).all():
+        raise UserError(f"{folder}: images {x.dtype} {x.shape}, labels {y.dtype} {y.shape} and "
+                        f"index {index.dtype} {index.shape} do not fit together. "
+                        "Delete it and label again")
+    digest = sha256(*(run.sha256[f"{name}.npy"].encode() for name in ("x", "y", "index")))
+    taught_by = {"labelling": run.arguments, "teacher": run.taught_by}
+    return PseudoLabels(x, y, index, digest, taught_by)

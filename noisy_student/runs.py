@@ -1,0 +1,193 @@
+"""A run: a folder that knows what was asked for, what it was made from, and what came of it."""
+
+import json
+import pathlib
+import platform
+from dataclasses import asdict, dataclass, field
+
+import keras
+import numpy as np
+
+from noisy_student.files import (
+    UserError,
+    occupy,
+    read_arrays,
+    read_json,
+    reading,
+    sha256,
+    whole_file,
+    write_arrays,
+    write_json,
+)
+
+# Of a training that is under way.
+BACKUP = "backup.npz"
+# Arguments that do not change what comes of a run.
+WHERE = ("log_dir", "out", "data", "pseudo", "teacher", "truth", "workers", "tensorboard")
+# The kinds of file whose sha256 a run keeps.
+KEPT = (".keras", ".npy", ".npz", ".csv")
+
+
+@dataclass
+class Run:
+    """run.json, as it is written and read."""
+
+    folder: str
+    script: str
+    # What was chosen on the command line, without paths, and with the recipe's values filled in.
+    arguments: dict
+    # Its data and split, and of a student the pseudo-labels: sha256 values.
+    made_from: dict
+    # Of a student or its labels: how the labels and their teacher were made, as far as it goes.
+    taught_by: dict = None
+    versions: dict = field(default_factory=dict)
+    # What came of it, once it is finished, and the sha256 of its files.
+    results: dict = field(default_factory=dict)
+    sha256: dict = field(default_factory=dict)
+
+    @property
+    def finished(self):
+        return bool(self.results)
+
+    def path(self, name):
+        return pathlib.Path(self.folder) / name
+
+    def save(self):
+        content = asdict(self)
+        del content["folder"]
+        write_json(self.path("run.json"), content)
+
+    def finish(self, **results):
+        """Keeps the results, and the sha256 of every array, network and table in the folder."""
+        files = [path for path in sorted(self.path("").iterdir())
+                 if path.suffix in KEPT and path.name != BACKUP]
+        self.sha256 = {path.name: sha256(path) for path in files}
+        self.results = as_json(results)
+        self.save()
+        self.path(BACKUP).unlink(missing_ok=True)
+
+    def check(self, name):
+        """The path of one of its files. Raises: UserError, if it is not the one the run wrote."""
+        path = self.path(name)
+        if not path.is_file() or sha256(path) != self.sha256.get(name):
+            raise UserError(f"{path}: missing, or not the file that its run wrote. "
+                            f"Delete {self.folder} and run: python {self.script} ...")
+        return path
+
+    def arrays(self, name):
+        """The array of a .npy, or {name: array} of a .npz."""
+        return read_arrays(self.check(name))
+
+    def model(self):
+        """Its final network, in Keras' safe mode."""
+        return load_network(self.check("model.keras"))
+
+    def save_predictions(self, **predictions):
+        """Keeps what a network says: for each name (probabilities (N, C), classes int (N,)).
+
+        As logarithms of 16 bits, a fifth of a megabyte for 10,000 images. The most probable class
+        stays the most probable one.
+        """
+        arrays = {}
+        for name, (probabilities, y) in predictions.items():
+            arrays[name], arrays[f"y_{name}"] = as_logarithms(probabilities), y.astype(np.int16)
+        write_arrays(self.path("predictions.npz"), **arrays)
+
+    def predictions(self, name):
+        """What save_predictions kept: float32 (N, C), int64 (N,)."""
+        arrays = self.arrays("predictions.npz")
+        with reading(self.path("predictions.npz")):
+            p = np.exp(arrays[name].astype(np.float64))
+            p = p / p.sum(axis=1, keepdims=True)
+            return p.astype(np.float32), arrays[f"y_{name}"].astype(np.int64)
+
+
+def as_logarithms(probabilities):
+    """Probabilities (N, C) -> their logarithms, float16, with the same most probable classes."""
+    tiny = np.finfo(np.float32).tiny
+    logarithms = np.log(np.maximum(probabilities, tiny)).astype(np.float16)
+    rows, best = np.arange(len(probabilities)), probabilities.argmax(axis=1)
+    # Two classes that differ by less than 16 bits can tell: the second one steps back.
+    others = logarithms.copy()
+    others[rows, best] = -np.inf
+    ties = others >= logarithms[rows, best][:, None]
+    below = np.nextafter(logarithms, np.float16(-np.inf))
+    return np.where(ties, np.minimum(logarithms, below), logarithms)
+
+
+def load_network(path):
+    """A .keras file, in Keras' safe mode. Raises: UserError."""
+    with reading(path):
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+
+
+def as_json(content):
+    """As it will come back from a file: tuples as lists, and so on."""
+    return json.loads(json.dumps(content))
+
+
+def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir"):
+    """A new run in a folder, or the one that is there already, finished or not.
+
+    The folder belongs to this process until it ends, however it ends.
+
+    Args:
+        arguments: argparse.Namespace.
+        flag: by which the user chooses the folder.
+
+    Raises: UserError, where the folder holds a run made with other arguments or from other data,
+        or where another process is at work.
+    """
+    chosen = {key: value for key, value in vars(arguments).items() if key not in WHERE}
+    versions = {"python": platform.python_version(), "keras": keras.__version__,
+                "numpy": np.__version__, "backend": keras.backend.backend()}
+    run = Run(str(folder), script, as_json(chosen), as_json(made_from), as_json(taught_by),
+              versions)
+    occupy(folder, flag)
+    if (pathlib.Path(folder) / "run.json").exists():
+        old = read(folder)
+        worth_keeping = old.finished or old.path(BACKUP).exists() or old.script != script
+        differs = differences(old, run)
+        if worth_keeping and differs:
+            raise UserError(f"{folder} holds another run ({'; '.join(differs)}): "
+                            f"choose another {flag}, or delete that folder")
+        if worth_keeping:
+            backends = old.versions["backend"].split(", ")
+            if keras.backend.backend() not in backends:
+                old.versions["backend"] = ", ".join([*backends, keras.backend.backend()])
+            return old
+    run.save()
+    return run
+
+
+def differences(old, new):
+    """What two runs were made with or from, where it differs, in words. A data set may move."""
+    was, now = ({"script": run.script, **run.made_from, **run.arguments} for run in (old, new))
+    return [f"{key} {was.get(key)} there, {now.get(key)} here" for key in {**was, **now}
+            if was.get(key) != now.get(key) and key != "data"]
+
+
+def read(folder):
+    """The run in a folder, finished or not."""
+    path = pathlib.Path(folder) / "run.json"
+    content = read_json(path)
+    with reading(path):
+        return Run(**content, folder=str(folder))
+
+
+def finished(folder, made_by):
+    """The finished run in a folder. Raises: UserError, with the command to run first."""
+    if not (pathlib.Path(folder) / "run.json").exists():
+        raise UserError(f"{folder}: nothing there yet. Run first: {made_by}")
+    run = read(folder)
+    if not run.finished:
+        raise UserError(f"{folder}: not finished. The command that began it goes on: "
+                        f"python {run.script} ...")
+    return run
+
+
+def save_network(model, path):
+    """Writes a network without its optimizer."""
+    with whole_file(path) as beside:
+        # Keras tells a file's format by its ending.
+        model.save(beside, include_optimizer=False)

@@ -1,0 +1,127 @@
+"""Tables: {title: (what it says, head, rows)}, as Markdown and as numbers."""
+
+import pathlib
+from dataclasses import asdict
+
+import numpy as np
+
+from noisy_student import robustness
+from noisy_student.data import CIFAR10
+
+
+def mean(cell, what, scale=1.0, digits=2):
+    """Mean ± standard deviation over the seeds of an attribute or a function, as text."""
+    what = (lambda m, name=what: getattr(m, name)) if isinstance(what, str) else what
+    values = scale * np.array([what(measured) for measured in cell.values()], dtype=float)
+    deviation = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{values.mean():.{digits}f}{deviation}"
+
+
+def accuracy(cell):
+    if len(cell) > 1:
+        return mean(cell, "accuracy", 100)
+    (measured,) = cell.values()
+    low, high = measured.interval
+    return f"{100 * measured.accuracy:.2f} ({100 * low:.2f} to {100 * high:.2f})"
+
+
+def tables(cells, known, answers, effects, labellings, tests):
+    """All tables of step 5.
+
+    Args:
+        cells: {name: {seed: Measured}}. known: experiment.py's CELLS. tests: of robustness.tests.
+    """
+    def title(name):
+        return known[name].title if name in known else name
+
+    first = next(iter(next(iter(cells.values())).values()))
+    found = {}
+    head = ["cell", "seeds", "steps", "accuracy, %", "cross-entropy", "minutes"]
+    lines = [[title(name), ", ".join(map(str, sorted(cell))),
+              f"{next(iter(cell.values())).run.results['steps']:,}", accuracy(cell),
+              mean(cell, "loss", digits=3),
+              mean(cell, lambda m: m.run.results["seconds"] / 60, digits=1)]
+             for name, cell in cells.items()]
+    says = (f"{len(first.y):,} test images, final weights. Over several seeds: mean ± standard "
+            "deviation; for one: Wilson's 95 % interval.")
+    if first.run.results["class_names"] == CIFAR10:
+        says += " The article's column is its full ResNet50 on all 50,000 labels of CIFAR-10."
+        head.append("article")
+        for line, name in zip(lines, cells):
+            article = known[name].article if name in known else None
+            line.append(f"{100 * article[0]:.2f} %, {article[1]}" if article else "-")
+    found["The cells"] = says, head, lines
+    found["The answers"] = (
+        "Differences of accuracy with 95 % intervals (paired bootstrap over test images and seeds)."
+        " 'Shown' means: the interval is off zero and no seed points the other way. 'Not shown' is "
+        "not 'no effect': the interval tells how large one may still be. McNemar's exact p is the "
+        "largest of the seeds. Of twenty such intervals one misses by chance. The last three, where"
+        " they are there, are the 2x2's: main effects are averages over the other factor, and the "
+        "interaction is what pseudo-labels add under noise less what they add without.",
+        ["question", "answer", "seeds", "each seed", "p"],
+        [[answer.question, str(answer), ", ".join(map(str, answer.seeds)),
+          ", ".join(f"{value:+.1f}" for value in answer.per_seed),
+          f"{max(answer.p):.2g}" if answer.p else "-"] for answer in answers + effects])
+    found["Calibration"] = (
+        "Expected calibration error (15 bins of equal width) and negative log-likelihood (nats), "
+        "as trained and at the temperature fitted on the validation images.",
+        ["cell", "ECE, %", "calibrated", "NLL", "calibrated", "temperature"],
+        [[title(name), mean(cell, "ece", 100, 1), mean(cell, "calibrated_ece", 100, 1),
+          mean(cell, "loss", digits=3), mean(cell, "calibrated_loss", digits=3),
+          mean(cell, "temperature")] for name, cell in cells.items()])
+    columns = robustness.columns(cells, tests)
+    if columns:
+        found["Robustness"] = (
+            robustness.EXPLANATION, ["cell", *columns],
+            [[title(name), *(robustness.mean(cell, column) for column in columns.values())]
+             for name, cell in cells.items()])
+    if labellings:
+        found["The pseudo-labels"] = (
+            "Means over seeds. Precision: of the kept images whose truth is known, the share that "
+            "is right. Recall: of all images of a class, the share kept under it.",
+            ["labels", "seeds", "images", "kept", "precision, %", "recall, %", "temperature",
+             "rarest and most frequent class"], [label_row(label) for label in labellings])
+    found["Every run"] = (
+        "Accuracy with Wilson's 95 % interval, and plain cross-entropy.",
+        ["run", "seed", "accuracy, %", "cross-entropy"],
+        [[f"{pathlib.Path(m.run.folder).parent.name}/{name}", str(seed), accuracy({seed: m}),
+          f"{m.loss:.4f}"] for name, cell in cells.items() for seed, m in cell.items()])
+    return found
+
+
+def label_row(label):
+    def over_seeds(what, digits=0, scale=1):
+        values = [scale * value for run in label.runs if (value := what(run.results)) is not None]
+        return f"{np.mean(values):,.{digits}f}" if values else "-"
+
+    return [label.title, str(len(label.runs)), over_seeds(lambda r: r["seen"]),
+            over_seeds(lambda r: r["kept"]),
+            over_seeds(lambda r: r["audit"]["kept"]["precision"], 1, 100),
+            over_seeds(lambda r: r["audit"]["kept"]["recall"], 1, 100),
+            over_seeds(lambda r: r["temperature"], 2),
+            f"{over_seeds(lambda r: min(r['kept_per_class']))} and "
+            f"{over_seeds(lambda r: max(r['kept_per_class']))}"]
+
+
+def markdown(head, lines):
+    """A table in Markdown, right to print and to paste."""
+    widths = [max(map(len, column)) for column in zip(head, *lines)]
+    rows = []
+    for line in (head, ["-" * width for width in widths], *lines):
+        rows.append("| " + " | ".join(text.ljust(w) for text, w in zip(line, widths)) + " |")
+    return "\n".join(rows)
+
+
+def as_json(cells, answers, effects):
+    """Everything in the tables, as numbers."""
+    numbers = ("accuracy", "interval", "loss", "calibrated_loss", "ece", "calibrated_ece",
+               "temperature", "robust")
+    measured = {}
+    for name, cell in cells.items():
+        measured[name] = []
+        for seed, m in cell.items():
+            of_run = {key: getattr(m, key) for key in numbers}
+            measured[name].append({"seed": seed, "steps": m.run.results["steps"], **of_run})
+    answered = [asdict(answer) | {"shown": answer.shown, "answer": str(answer)}
+                for answer in answers + effects]
+    return {"cells": measured, "answers": answered}

@@ -1,0 +1,254 @@
+"""The experiment: which commands make it, in which order, and what is refused before they run."""
+
+import json
+import shlex
+import time
+from types import SimpleNamespace
+
+import pytest
+from conftest import TINY, evaluate, label, train_student, train_teacher
+
+import experiment
+from noisy_student import arguments
+from noisy_student.files import UserError
+
+ALL = list(experiment.CELLS)
+
+
+def asked(*words):
+    """The arguments of `experiment.py run`."""
+    words = [str(word) for word in ("run", *words)]
+    return arguments.experiment("", experiment.EIGHT, experiment.CELLS, words)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """What would be made, (seed, name) each, in order; nothing is."""
+    made = []
+
+    def make(name, folder, seed, args, environment):
+        need = experiment.command(name, folder, seed, args)[1]
+        assert need is None or (seed, need) in made
+        if name in args.broken:
+            raise UserError(f"{name} failed")
+        # Whoever does not wait for it is ahead of it.
+        time.sleep(0.002)
+        made.append((seed, name))
+
+    monkeypatch.setattr(experiment, "make", make)
+    return made
+
+
+def test_the_tables_fit_together():
+    experiment_of = {**experiment.LABELS, **experiment.CELLS}
+    assert len(experiment_of) == len(experiment.LABELS) + len(ALL)
+    assert {labels.teacher for labels in experiment.LABELS.values()} <= set(ALL)
+    needed = {cell.labels for cell in experiment.CELLS.values()} - {None}
+    assert needed == set(experiment.LABELS)
+    asked_about = {name for pair in experiment.QUESTIONS.values() for name in pair}
+    assert asked_about == set(ALL) and set(experiment.TWO_BY_TWO) < set(experiment.FIVE)
+    titles = [cell.title for cell in experiment.CELLS.values()]
+    assert len(set(titles)) == len(titles) and len(set(experiment.QUESTIONS.values())) == 17
+    assert experiment.EIGHT[-1] == "larger_student"
+
+
+def test_each_kind_of_cell_has_its_command():
+    args = asked("--data", "my set", "--images", "a b.zip", "rest", "--out", "o", "--flags",
+                 "--num-labeled 80", "--noise-flags", "--dropout 0.1", "--pseudo-flags",
+                 "--labeled-share 0.5", "--label-flags", "--truth 't 1.csv'", "--larger",
+                 "--depth 26 --width 2")
+    common = ["--data", "my set", "--seed", "3", "--early-stopping", "0", "--num-labeled", "80"]
+
+    def command(name):
+        (script, *words), need = experiment.command(name, "o/seed3", 3, args)
+        return script, words, need
+
+    assert command("teacher") == (
+        "cifar10_resnet50.py", [*common, "--log-dir", "o/seed3/teacher"], None)
+    assert command("flip_and_crop") == (
+        "data_generator.py", [*common, "--log-dir", "o/seed3/flip_and_crop", "--pseudo", "none",
+                              "--noise", "none", "--flip-and-crop", "always"], None)
+    assert command("noisy_teacher") == (
+        "data_generator.py", [*common, "--log-dir", "o/seed3/noisy_teacher", "--dropout", "0.1",
+                              "--pseudo", "none"], None)
+    assert command("student_without_noise") == (
+        "data_generator.py", [*common, "--log-dir", "o/seed3/student_without_noise", "--pseudo",
+                              "o/seed3/pseudo", "--labeled-share", "0.5", "--noise", "none"],
+        "pseudo")
+    assert command("larger_student")[1][-4:] == ["--depth", "26", "--width", "2"]
+    assert "--dropout" in command("student")[1] and command("student")[2] == "pseudo"
+    assert command("pseudo_calibrated") == (
+        "imagenet_dummy_label.py", ["a b.zip", "rest", "--teacher", "o/seed3/noisy_teacher",
+                                    "--truth", "t 1.csv", "--calibrate", "--out",
+                                    "o/seed3/pseudo_calibrated"], "noisy_teacher")
+
+
+def test_what_a_cell_needs_comes_before_it_and_once():
+    assert experiment.with_needs(["second_generation", "student", "noisy_teacher"]) == [
+        "noisy_teacher", "pseudo_of_noisy", "student_of_noisy", "pseudo_of_student",
+        "second_generation", "teacher", "pseudo", "student"]
+    assert set(experiment.with_needs(ALL)) == {*ALL, *experiment.LABELS}
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_everything_is_made_once_for_every_seed_after_what_it_needs(jobs, made):
+    args = asked("--seeds", 0, 1, "--jobs", jobs)
+    args.broken = ()
+    order = experiment.with_needs(ALL)
+    experiment.run_all(order, args)
+    everything = [(seed, name) for seed in (0, 1) for name in order]
+    assert sorted(made) == sorted(everything) and (jobs > 1 or made == everything)
+
+
+def test_what_needs_a_cell_that_failed_is_not_made(made):
+    args = asked("--jobs", 2)
+    args.broken = ("noisy_teacher",)
+    with pytest.raises(UserError, match="noisy_teacher failed"):
+        experiment.run_all(experiment.with_needs(["student_of_noisy"]), args)
+    assert made == []
+
+
+@pytest.mark.parametrize("words, message", [
+    ([], "which images. --images photos/ rest"),
+    (["--images", "{toy}/unlabeled", "--data", "{toy}/nowhere"], "nowhere: no such folder .--data"),
+    (["--images", "{toy}/nowhere"], "nowhere: no such folder or archive"),
+    (["--images", "{toy}/truth.csv"], "neither a folder, nor a tar or zip archive"),
+    (["--images", "rest"], "rest: every image has a label; --flags '--num-labeled N' hides some"),
+    (["--images", "rest", "--cells", "student_of_noisy"], "rest: every image has a label")])
+def test_mistakes_are_found_before_anything_is_trained(words, message, toy, made):
+    with pytest.raises(UserError, match=message):
+        experiment.main(asked("--data", toy, *(word.format(toy=toy) for word in words)))
+    assert made == []
+
+
+@pytest.mark.parametrize("words", [
+    ["--flags", "--widht 2"], ["--flags", "--epochs none"], ["--noise-flags", "--dropuot 0.1"],
+    ["--pseudo-flags", "--labelled-share 1"], ["--label-flags", "--treshold 0.5"],
+    ["--larger", "--deepness 101"]])
+def test_a_misspelt_flag_is_named_before_anything_is_trained(words, toy, made, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        experiment.main(asked("--data", toy, "--images", toy / "unlabeled", *words))
+    assert stopped.value.code == 2 and made == []
+    assert words[1].split()[0] in capsys.readouterr().err
+
+
+def test_cells_without_pseudo_labels_need_no_images(toy):
+    experiment.check(["teacher", "flip_and_crop"], asked("--data", toy))
+    experiment.check(experiment.with_needs(ALL),
+                     asked("--data", toy, "--images", "rest", "--flags", "--num-labeled 80"))
+
+
+# --- the processes --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stubs(tmp_path, monkeypatch):
+    """Scripts that write down what they were given, in place of the real ones."""
+    folder = tmp_path / "my scripts"
+    folder.mkdir()
+    for name in ("cifar10_resnet50", "data_generator", "imagenet_dummy_label", "eval"):
+        (folder / f"{name}.py").write_text(
+            "import json, os, sys\n"
+            "with open(os.path.join(os.path.dirname(__file__), 'log'), 'a') as file:\n"
+            "    threads = os.environ.get('TF_NUM_INTRAOP_THREADS')\n"
+            "    file.write(json.dumps([*sys.argv, threads]) + '\\n')\n"
+            "print('one\\ntwo', file=sys.stderr)\n"
+            "sys.exit(7 * ('--dropout' in sys.argv))\n")
+    monkeypatch.setattr(experiment, "__file__", str(folder / "experiment.py"))
+    return folder
+
+
+def test_names_with_spaces_and_lines_with_their_cells_name(stubs, tmp_path, capfd, monkeypatch):
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    monkeypatch.setattr(experiment.os, "cpu_count", lambda: 8)
+    images, out = tmp_path / "my photos", tmp_path / "my logs"
+    images.mkdir()
+    with pytest.raises(SystemExit) as ended:
+        experiment.main(asked("--data", images, "--images", images, "--out", out, "--jobs", 2,
+                              "--cells", "student_without_noise", "--eval-flags", "--out 'a b'"))
+    assert ended.value.code == 0
+    lines = [json.loads(line) for line in (stubs / "log").read_text().splitlines()]
+    teacher, labels, student, answers = ([word.removeprefix(f"{stubs}/") for word in line[:-1]]
+                                         for line in lines)
+    assert teacher[:3] == ["cifar10_resnet50.py", "--data", str(images)]
+    assert labels[:4] == ["imagenet_dummy_label.py", str(images), "--teacher",
+                          f"{out}/seed0/teacher"]
+    assert student[-4:-2] == ["--pseudo", f"{out}/seed0/pseudo"]
+    assert answers == ["eval.py", f"{out}/seed0", "--out", "a b"]
+    # Two at a time share eight cores; the last has them all.
+    assert [line[-1] for line in lines] == ["4", "4", "4", None]
+    said = capfd.readouterr().out.splitlines()
+    assert said[0] == f"[seed 0 teacher] python {shlex.join(teacher)}"
+    assert said[1:3] == ["[seed 0 teacher] one", "[seed 0 teacher] two"]
+    assert said[4] == "[seed 0 pseudo] one" and len(said) == 9
+
+
+def test_a_script_that_fails_ends_it_with_its_name(stubs, tmp_path):
+    with pytest.raises(UserError, match=r"^\[seed 0 noisy_teacher\] failed; mend it and give the"):
+        experiment.main(asked("--data", tmp_path, "--cells", "noisy_teacher", "teacher",
+                              "--noise-flags", "--dropout 0.1"))
+    assert "eval.py" not in (stubs / "log").read_text()
+
+
+@pytest.mark.parametrize("what, cells, drawn", [
+    ("demo", experiment.FIVE, ["make_toy.py"]),
+    ("demo_all", experiment.EIGHT, ["make_toy.py", "make_corrupted.py"])])
+def test_the_demo_draws_its_data_first(what, cells, drawn, tmp_path, monkeypatch):
+    (tmp_path / "data" / "toy" / "unlabeled").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    started, args = [], arguments.experiment("", experiment.EIGHT, experiment.CELLS, [what])
+    monkeypatch.setattr(experiment, "run_all", lambda order, args: started.append(order))
+
+    def run(words):
+        started.append([word.split("/")[-1] for word in words[1:]])
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(experiment.subprocess, "run", run)
+    with pytest.raises(SystemExit):
+        experiment.main(args)
+    *first, order, answers = started
+    assert [words[0] for words in first] == drawn and set(cells) <= set(order)
+    assert answers[:2] == ["eval.py", "seed0"] and "report.html" in answers
+    corrupted = "make_corrupted.py" in drawn
+    assert ("toy-corrupted" in answers) == ("--adversarial" in answers) == corrupted
+    assert arguments.evaluation("", answers[1:]).robust_images == (200 if corrupted else None)
+
+
+def test_a_real_experiment_and_the_same_command_again(toy, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "my logs"
+    args = asked("--data", toy, "--images", toy / "unlabeled", "rest", "--out", out, "--cells",
+                 "teacher", "student_without_noise", "--flags",
+                 shlex.join([*TINY, "--num-labeled", "80"]), "--label-flags", "--threshold 0",
+                 "--eval-flags", f"--out '{tmp_path / 'my figures'}'")
+
+    # Step 5 in this process, where Keras is at hand already, and the second time all steps.
+    def run(words):
+        assert words[1].endswith("eval.py")
+        evaluate(*words[2:])
+        return SimpleNamespace(returncode=0)
+
+    def make(name, folder, seed, args, environment):
+        script, *words = experiment.command(name, folder, seed, args)[0]
+        {"cifar10_resnet50.py": train_teacher, "data_generator.py": train_student,
+         "imagenet_dummy_label.py": label}[script](*words)
+
+    monkeypatch.setattr(experiment.subprocess, "run", run)
+    with pytest.raises(SystemExit) as ended:
+        experiment.main(args)
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    for name in ("teacher", "pseudo", "student_without_noise"):
+        (command,) = [line for line in said.splitlines()
+                      if line.startswith(f"[seed 0 {name}] python ")]
+        assert f"'{out}/seed0/{name}'" in command
+    assert "[seed 0 teacher] epoch 2 of 2: loss" in said
+    results = (tmp_path / "my figures" / "results.md").read_text()
+    assert "| Do pseudo-labels help, without noise? " in results
+    assert "| pseudo-labels, no noise " in results and "| pseudo " in results
+
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    monkeypatch.setattr(experiment, "make", make)
+    experiment.run_all(experiment.with_needs(args.cells), args)
+    again = capsys.readouterr().out
+    assert again.count("is finished: ") == 3 and "epoch" not in again
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before

@@ -1,0 +1,190 @@
+"""Images of any kind become what the network is shown, or say why not, in the order they came."""
+
+import io
+import os
+import sys
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from noisy_student import images
+from noisy_student.files import UserError
+from noisy_student.images import EXIF_ORIENTATION, decode_all, read_image, read_images
+
+
+def encoded(array, kind):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, kind)
+    return file.getvalue()
+
+
+def noise(*shape):
+    return np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+
+# A camera that must be turned by 90 degrees clockwise.
+TURNED = Image.Exif()
+TURNED[EXIF_ORIENTATION] = 6
+
+
+@pytest.mark.parametrize("mode", "1 L LA P RGB RGBA CMYK I F I;16".split())
+def test_every_mode_is_read(mode, tmp_path):
+    picture = Image.linear_gradient("L").resize((48, 48))
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "I", "F") else "a.png")
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(picture, np.uint16) * 257)
+    else:
+        image = picture.convert(mode)
+    image.save(path)
+    array = read_image(path)
+    assert array.shape == (32, 32, 3) and array.dtype == np.uint8
+    assert abs(float(array.mean()) - 127) < 4
+    assert array[-1].mean() - array[0].mean() > 200
+
+
+def test_right_size_is_not_resampled_and_cameras_are_turned_upright(tmp_path):
+    exact = noise(32, 32)
+    Image.fromarray(exact).save(tmp_path / "a.png")
+    assert (read_image(tmp_path / "a.png") == exact).all()
+    Image.fromarray(np.rot90(exact)).save(tmp_path / "b.png", exif=TURNED)
+    assert (read_image(tmp_path / "b.png") == exact).all()
+
+
+def test_central_square_is_kept_and_transparent_black_is_seen_as_white():
+    wide = np.pad(noise(32, 32), ((0, 0), (16, 16), (0, 0)))
+    assert (read_image(io.BytesIO(encoded(wide, "PNG"))) == noise(32, 32)).all()
+    assert (read_image(io.BytesIO(encoded(np.zeros((32, 32, 4), np.uint8), "PNG"))) == 255).all()
+
+
+RAMP = np.tile(np.linspace(0, 1, 32, dtype=np.float32), (32, 1))
+PFM = b"Pf\n32 32\n-1.0\n"
+
+
+@pytest.mark.parametrize("content", [
+    encoded(RAMP, "TIFF"), encoded(RAMP * 255, "TIFF"), PFM + RAMP.tobytes(),
+    PFM + (RAMP * 255).tobytes(), encoded((RAMP * 255).astype(np.int32), "TIFF"),
+    encoded((RAMP * 65535).astype(np.uint16), "PNG"),
+    encoded((RAMP * 65535).astype(np.uint16), "TIFF"),
+    encoded((RAMP * 65535).astype(np.uint16), "PPM"),
+    b"P5\n32 32\n4095\n" + (RAMP * 4095).astype(">u2").tobytes(),
+], ids=["float to 1", "float to 255", "PFM to 1", "PFM to 255", "32 bit to 255", "16-bit PNG",
+        "16-bit TIFF", "16-bit PGM", "12-bit PGM"])
+def test_what_a_pixel_means_follows_from_its_type(content):
+    assert read_image(io.BytesIO(content))[0, [0, 16, 31], 0].tolist() == [0, 131, 255]
+
+
+@pytest.mark.parametrize("top, seen", [(255, 0), (256, 0), (257, 1), (65535, 255)])
+def test_dark_images_of_16_bits_stay_dark(top, seen):
+    content = encoded(np.linspace(0, top, 1024).astype(np.uint16).reshape(32, 32), "PNG")
+    assert read_image(io.BytesIO(content)).max() == seen
+
+
+@pytest.mark.parametrize("pixels, limits", [
+    (RAMP * 300, "from 0 to 300"), (RAMP - 1, "from -1 to 0"), (RAMP * np.nan, "from nan to nan"),
+    ((RAMP * 2**24).astype(np.int32), r"from 0 to 1\.67772e\+07")])
+def test_other_ranges_are_refused_with_their_limits(pixels, limits):
+    with pytest.raises(UserError, match=f"{limits}: 0 to 255, or fractions up to 1, are expected"):
+        images.to_rgb(Image.fromarray(pixels))
+
+
+def test_shrinking_is_antialiased():
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255
+    # Neither black nor white.
+    shrunk = read_image(io.BytesIO(encoded(stripes, "PNG"))).astype(int)
+    assert abs(shrunk - 127).max() < 12
+
+
+def test_unreadable_images_say_why(tmp_path, monkeypatch):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.jpg")
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "text").write_text("not a picture")
+    os.mkfifo(tmp_path / "pipe")
+    os.symlink(tmp_path / "gone", tmp_path / "link")
+    Image.new("1", (700, 700)).save(tmp_path / "bomb", "PNG")
+    # A program for Ghostscript.
+    Image.new("RGB", (64, 64)).save(tmp_path / "program", "EPS")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400_000)
+    for name, text in (("cut", "(?i)truncated"), ("empty", "^empty file"), ("link", "No such file"),
+                       ("text", "^not an image"), ("pipe", "^not a regular file"),
+                       ("program", "^not an image"),
+                       ("bomb", "^700x700 pixels, more than 400000")):
+        with pytest.raises(UserError, match=text):
+            read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("number, size", [(0, (500, 375)), (1, (333, 1000)), (2, (1600, 1200)),
+                                          (3, (160, 160))])
+def test_large_jpeg_at_reduced_scale_looks_the_same(number, size, photos, monkeypatch):
+    photo = Image.fromarray(photos[number]).resize(size, Image.Resampling.BICUBIC)
+    texture = np.random.default_rng(number).normal(0, 8, (size[1], size[0], 3))
+    photo = Image.fromarray(np.clip(np.asarray(photo) + texture, 0, 255).astype(np.uint8))
+    file, sizes, to_rgb = io.BytesIO(), [], images.to_rgb
+    photo.save(file, "JPEG", quality=90, exif=TURNED)
+    monkeypatch.setattr(images, "to_rgb", lambda image: sizes.append(image.size) or to_rgb(image))
+    reduced = read_image(file).astype(int)
+    monkeypatch.setattr(images, "JPEG_DETAIL", 1000)
+    whole = read_image(file).astype(int)
+    assert sizes[1] == size[::-1] and min(sizes[0]) >= 4 * 32
+    assert size == (160, 160) or sizes[0][0] <= sizes[1][0] / 2 + 1
+    assert np.abs(reduced - whole).mean() < 1 and np.abs(reduced - whole).max() < 16
+
+
+def test_photo_of_108_megapixels_is_read():
+    file, photo = io.BytesIO(), Image.new("L", (12000, 9000), 40)
+    photo.paste(200, (0, 0, 12000, 4500))
+    photo.save(file, "JPEG")
+    seen = read_image(file).astype(int)
+    assert abs(seen[:15] - 200).max() < 4 and abs(seen[17:] - 40).max() < 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("number", [0, 1, 3, 23])
+def test_many_are_decoded_in_order_and_what_is_no_file_passes_through(number, workers, tmp_path,
+                                                                      monkeypatch):
+    monkeypatch.setattr(images, "CHUNK", 3)
+    expected, files = noise(number, 32, 32), []
+    for i, array in enumerate(expected):
+        content = encoded(array, "PNG")
+        (tmp_path / f"{i}").write_bytes(content)
+        files.append((tmp_path / f"{i}", content, array, UserError(f"number {i}"), b"")[i % 5])
+    answers = list(decode_all(iter(files), workers))
+    assert len(answers) == number
+    for i, answer in enumerate(answers):
+        if i % 5 < 3:
+            assert (answer == expected[i]).all()
+        else:
+            assert isinstance(answer, UserError)
+            assert str(answer) == (f"number {i}" if i % 5 == 3 else "empty file")
+
+
+@pytest.mark.parametrize("few_bytes", [0, 1 << 30])
+def test_files_that_cannot_be_read_are_named(few_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "FEW_BYTES", few_bytes)
+    expected, paths, bad = noise(23, 32, 32), [], (0, 7, 22)
+    for i, array in enumerate(expected):
+        paths.append(tmp_path / f"{i}.png")
+        paths[i].write_bytes(b"not this one" if i in bad else encoded(array, "PNG"))
+    read, unreadable = read_images(paths)
+    assert unreadable == [(paths[i], "not an image") for i in bad]
+    assert (read == np.delete(expected, bad, axis=0)).all()
+
+
+class Whereabouts(UserError):
+    """Turns, in the process that is to decode it, into what is known of that process."""
+
+    def __reduce__(self):
+        return eval, ("__import__('noisy_student.files').files.UserError(("
+                      "__import__('os').getpid(), sorted({'keras', 'tensorflow', 'jax', 'torch'}"
+                      ".intersection(__import__('sys').modules))))",)
+
+
+def test_workers_begin_afresh_without_keras(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras", sys.modules.get("keras", types.ModuleType("keras")))
+    told = [answer.args[0] for answer in decode_all([Whereabouts()] * 200, 2)]
+    assert len(told) == 200 and os.getpid() not in dict(told)
+    assert all(modules == [] for _, modules in told)

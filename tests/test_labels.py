@@ -1,0 +1,265 @@
+"""Who labels, what the truth says of it, and what step 4 reads: all of it, or one line why not."""
+
+import csv
+import dataclasses
+import random
+import shutil
+from types import SimpleNamespace
+
+import keras
+import make_toy
+import numpy as np
+import pytest
+from conftest import TINY, label, train_student
+
+import data_generator
+from noisy_student import labels, runs
+from noisy_student.data import load_data
+from noisy_student.files import UserError, sha256
+from noisy_student.pool import Found
+from noisy_student.training import predict
+
+NAMES = ["bird", "cat", "dog"]
+
+
+def one_line(error):
+    assert "\n" not in str(error.value)
+    return True
+
+
+# --- the truth ------------------------------------------------------------------------------------
+
+
+def truth_of(folder, text):
+    (folder / "truth.csv").write_text(text, encoding="utf-8", errors="surrogateescape")
+    return labels.Truth(str(folder / "truth.csv"), NAMES)
+
+
+def test_truth_by_the_longest_beginning_of_whole_names(tmp_path):
+    truth = truth_of(tmp_path, "n01,cat\nn01/odd.png,dog\nn0,bird\npool/x,bird\nother,teapot\n"
+                     "./dot/a.png,cat\nback\\slash.png , dog\n\ndeep/photo,dog\n"
+                     "pool/n01/best,bird\n")
+    expected = {"n01/a.png": 1, "n01/odd.png": 2, "n01x/a.png": None, "n0/deep/a.png": 0,
+                "x/1.png": 0, "other/b.png": -1, "a": None, "dot/a.png": 1, "back/slash.png": 2,
+                "deep/photo.jpg": 2, "deep/photo2.jpg": None, "n01.v2/a.png": None,
+                "n01/best/a.png": 0, "odd.png": None}
+    assert {path: truth.of("/data/pool/", path) for path in expected} == expected
+    assert truth.of("elsewhere", "x/1.png") is None
+    assert (truth.matched, truth.asked) == (9, 15)
+
+
+def test_truth_that_matches_nothing_shows_an_example_of_each_side(tmp_path, capsys):
+    truth = truth_of(tmp_path, "n01/1.png,cat\nn02,teapot\n")
+    assert "1 lines are of none of the classes, 'n02' for one" in capsys.readouterr().out
+    truth.of("pool", "images/1.png")
+    truth.report()
+    line = f"warning: {tmp_path / 'truth.csv'} has 'n01/1.png', and no line for 'images/1.png'\n"
+    assert capsys.readouterr().out == f"truth known for 0 of 1 images\n{line}"
+    truth.of("pool", "n01/1.png")
+    truth.report()
+    out = capsys.readouterr().out
+    assert "truth known for 1 of 2 images" in out and "warning" not in out
+    labels.Truth(None, NAMES).report()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("text, says", [
+    ("a,b,c\n", "two columns"), ("a,teapot\n", "names none of the classes bird, cat, dog"),
+    ("", "names none"), ('a,"cat\n', "damaged"), ("\udcff,cat\n", "damaged")])
+def test_truth_that_is_none(text, says, tmp_path):
+    with pytest.raises(UserError, match=f"truth.csv: .*{says}") as error:
+        truth_of(tmp_path, text)
+    assert one_line(error)
+
+
+def test_audit_counts_by_hand():
+    audit = labels.Audit(3, threshold=0.5)
+    for of_class, truth, raw, confidence in (
+            (0, 0, 0.9, 0.8), (0, 1, 0.9, 0.4), (1, 1, 0.4, 0.3), (1, -1, 0.9, 0.6),
+            (2, None, 0.6, 0.5), (2, None, 0.9, 0.7), (2, 2, 0.5, 0.6)):
+        audit.add(of_class, truth, raw, confidence)
+    # With a cap, not all that are above the threshold.
+    audit.keep([0, 1, 2], [0, -1, None])
+    third = pytest.approx(1 / 3)
+    assert audit.summary() == {
+        "uncalibrated": {"kept": 5, "truth_known": 3, "right": 1, "precision": third,
+                         "recall": 0.25},
+        "above_threshold": {"kept": 4, "truth_known": 3, "right": 2,
+                            "precision": pytest.approx(2 / 3), "recall": 0.5},
+        "kept": {"kept": 3, "truth_known": 2, "right": 1, "precision": 0.5, "recall": 0.25}}
+    lines = audit.describe(NAMES, np.array([0, 1, 1]), np.array([0, 0, 1, 2]), True).splitlines()
+    assert lines[0].startswith("above the threshold without calibration: 5, 33.3 % of the 3 whose")
+    assert lines[1].startswith("above the threshold: 4, 66.7 %")
+    assert [line.split() for line in lines[4:]] == [
+        ["bird", "1", "2", "100.0%", "100.0%"], ["cat", "2", "2", "0.0%", "0.0%"],
+        ["dog", "0", "0", "-", "0.0%"]]
+    unknown = labels.Audit(3, 0.5)
+    unknown.keep([0, 0], [None, None])
+    assert unknown.summary()["kept"]["precision"] is None
+    assert "precision" not in unknown.describe(NAMES, np.array([0, 0]), np.array([0, 1]), False)
+
+
+def test_nothing_kept_says_how_confident_the_teacher_was():
+    histogram = np.zeros(labels.BINS, dtype=int)
+    # A hundred images, from 0.34 to 0.439.
+    histogram[340:440] = 1
+    args = SimpleNamespace(threshold=0.9, keep_share=None, images=["a", "b"])
+    assert labels.nothing_kept(args, histogram) == (
+        "no image is above --threshold 0.9. Of 100 images, a tenth has a confidence below 0.35, "
+        "half below 0.39, nine tenths below 0.43, all below 0.44. Try --threshold 0.42")
+    assert labels.nothing_kept(args, 0 * histogram) == "a, b: no readable image found"
+
+
+def test_image_table_is_whole_or_not_there(tmp_path, capsys):
+    run = runs.Run(str(tmp_path), "step2", {}, {})
+    images = [Found("s", path, None, 1) for path in ("a", 'b,"\n', "\udcff", "d")]
+    with pytest.raises(KeyboardInterrupt):
+        with labels.ImageTable(run, NAMES) as table:
+            table.add(images[0], 1, 0.9, 1)
+            raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    with labels.ImageTable(run, NAMES) as table:
+        for image, confidence, truth in zip(images, (0.9, 0.8, 0.3), (1, None, -1)):
+            table.add(image, 1, confidence, truth)
+        for _ in range(7):
+            table.unreadable(images[3], UserError("empty file"))
+        table.finish({("s", "a")}, 0.5)
+    assert [path.name for path in tmp_path.iterdir()] == ["images.csv"]
+    with labels.open_table(tmp_path / "images.csv") as file:
+        head, *rows = csv.reader(file)
+    assert tuple(head) == labels.COLUMNS and rows[:4] == [
+        ["s", "a", "cat", "0.9", "kept", "", "cat"],
+        ["s", 'b,"\n', "cat", "0.8", "over the cap", "", ""],
+        ["s", "\udcff", "cat", "0.3", "below threshold", "", "none of these"],
+        ["s", "d", "", "", "unreadable", "empty file", ""]]
+    out = capsys.readouterr().out
+    assert "7 files are not readable" in out and out.count("'s/d': empty file") == labels.EXAMPLES
+    confidences, right = labels.read_table(tmp_path / "images.csv")
+    assert confidences.tolist() == [0.9, 0.8, 0.3]
+    assert np.array_equal(right, [1, np.nan, 0], equal_nan=True)
+
+
+# --- what step 4 reads ----------------------------------------------------------------------------
+
+
+def test_pseudo_labels_of_other_data_are_refused(pseudo, teacher, toy):
+    data = load_data(str(toy), 80)
+    other_split = load_data(str(toy), 80, seed=1)
+    other_data = dataclasses.replace(data, x_test=data.x_test[1:], y_test=data.y_test[1:])
+    for other, text in ((other_split, "another choice of labelled images"),
+                        (other_data, "another data set")):
+        with pytest.raises(UserError, match=text):
+            labels.load_pseudo(pseudo, other)
+    with pytest.raises(UserError, match="holds no pseudo-labels but what cifar10_resnet50.py made"):
+        labels.load_pseudo(teacher, data)
+
+
+@pytest.fixture
+def forged(pseudo, toy, tmp_path):
+    """Puts an array or bytes into a copy of the labels, whose run.json vouches for it; reads it."""
+    folder, data = tmp_path / "forged", load_data(str(toy), 80)
+    shutil.copytree(pseudo, folder)
+
+    def forge(name, content):
+        path, run = folder / f"{name}.npy", runs.read(folder)
+        whole = path.read_bytes()
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            np.save(path, content(np.load(path)))
+        run.sha256[path.name] = sha256(path)
+        run.save()
+        try:
+            return labels.load_pseudo(folder, data)
+        finally:
+            path.write_bytes(whole)
+            run.sha256[path.name] = sha256(path)
+            run.save()
+    return forge
+
+
+@pytest.mark.parametrize("name, change", [
+    ("x", lambda x: x.astype(np.float32)), ("x", lambda x: x[:-1]), ("x", lambda x: x[:, :16]),
+    ("x", lambda x: x[0, 0, 0, 0]), ("y", lambda y: y[:, :9]), ("y", lambda y: y > 0.5),
+    ("y", lambda y: y.astype(np.float64)), ("index", lambda index: index + 1),
+    ("index", lambda index: index - 1), ("index", lambda index: index[None]),
+    ("index", lambda index: index.astype(np.float64))])
+def test_arrays_that_do_not_fit_together_are_refused_in_one_line(name, change, forged):
+    assert len(forged(name, lambda array: array).x) == 100
+    with pytest.raises(UserError, match="do not fit together. Delete it and label again") as error:
+        forged(name, change)
+    assert one_line(error)
+
+
+def test_damaged_arrays_are_refused_in_one_line(pseudo, toy, forged, tmp_path):
+    shutil.copytree(pseudo, tmp_path / "p")
+    np.save(tmp_path / "p" / "y.npy", np.load(pseudo / "y.npy")[::-1])
+    with pytest.raises(UserError, match=r"y.npy: missing, or not the file that its run wrote"):
+        labels.load_pseudo(tmp_path / "p", load_data(str(toy), 80))
+    rng, refused = random.Random(0), 0
+    whole = (pseudo / "x.npy").read_bytes()
+    for number in range(40):
+        damaged = bytearray(whole[:rng.randrange(len(whole))] if number % 2 else whole)
+        for _ in range(number):
+            damaged[rng.randrange(min(len(damaged), 128))] = rng.randrange(256)
+        try:
+            forged("x", bytes(damaged))
+        except UserError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 30
+
+
+# --- a teacher of the user's own ------------------------------------------------------------------
+
+
+def test_own_network_teaches_from_end_to_end(own_network, toy, tmp_path, monkeypatch):
+    label(toy / "unlabeled", "--teacher", own_network, "--classes", *make_toy.SHAPES,
+          "--threshold", 0, "--out", tmp_path / "pseudo")
+    assert runs.read(tmp_path / "pseudo").made_from == {"teacher_sha256": sha256(own_network)}
+    x, y = (np.load(tmp_path / "pseudo" / f"{name}.npy") for name in "xy")
+    # Without its dropout.
+    assert y == pytest.approx(predict(keras.saving.load_model(own_network), x), abs=1e-6)
+    seen = {}
+
+    def fit_and_finish(model, batches, data, args, run):
+        images, soft = next(batches(0))
+        seen.update(run=run, data=data)
+        seen.update((image.tobytes(), row) for image, row in zip(images, soft))
+
+    monkeypatch.setattr(data_generator, "fit_and_finish", fit_and_finish)
+    train_student("--data", toy, "--num-labeled", 20, "--pseudo", tmp_path / "pseudo", *TINY,
+                  "--noise", "none", "--log-dir", tmp_path / "student")
+    taught = [(seen[image.tobytes()] == row).all() for image, row in zip(x, y)
+              if image.tobytes() in seen]
+    assert len(taught) > 5 and all(taught)
+    taught_by = seen["run"].taught_by
+    assert taught_by["teacher"] is None
+    assert taught_by["labelling"]["classes"] == list(make_toy.SHAPES)
+    other = dataclasses.replace(seen["data"], class_names=[*"abcdefghij"])
+    with pytest.raises(UserError, match=r"its classes are \['arrow', .* those of .* are \['a', "):
+        labels.load_pseudo(tmp_path / "pseudo", other)
+
+
+@pytest.mark.parametrize("words, text", [
+    ("pool", r"takes \(None, 32, 32, 3\), gives \(None, 10\);.* 10 names after --classes"),
+    ("pool --classes a b c", ".* 10 names after --classes"),
+    ("rest --classes a b c d e f g h i j", "its training data are not known"),
+    ("pool --calibrate --classes a b c d e f g h i j", "its training data are not known")])
+def test_own_network_without_what_it_needs_is_one_line(words, text, own_network, tmp_path):
+    (tmp_path / "pool").mkdir()
+    with pytest.raises(UserError, match=f"^{own_network}: {text}"):
+        label(*words.replace("pool", str(tmp_path / "pool")).split(), "--teacher", own_network,
+              "--out", tmp_path / "out")
+
+
+def test_network_of_another_shape_or_none_is_one_line(tmp_path):
+    model = keras.Sequential([keras.layers.Input((64, 64, 3)), keras.layers.Flatten(),
+                              keras.layers.Dense(2)])
+    model.save(tmp_path / "large.keras")
+    (tmp_path / "text.keras").write_text("no network")
+    for name, text in (("large", r"takes \(None, 64, 64, 3\)"), ("text", "damaged, or not what"),
+                       ("absent", "no such file")):
+        with pytest.raises(UserError, match=f"{name}.keras: {text}") as error:
+            label(tmp_path, "--teacher", tmp_path / f"{name}.keras", "--classes", "a", "b")
+        assert one_line(error)

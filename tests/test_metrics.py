@@ -1,0 +1,187 @@
+"""Statistics by hand and against SciPy; copies that are found, and other images that are not."""
+
+import io
+
+import numpy as np
+import pytest
+import scipy.stats
+from PIL import Image, ImageEnhance
+
+from noisy_student import figures, metrics
+
+
+def test_score_by_hand():
+    probabilities = np.array([[0.5, 0.5, 0], [0.1, 0.7, 0.2], [0, 0, 1]], dtype=np.float32)
+    loss, accuracy = metrics.score(probabilities, np.eye(3)[[0, 2, 2]])
+    assert loss == pytest.approx(-(np.log(0.5) + np.log(0.2)) / 3) and accuracy == 2 / 3
+    # Soft labels; and a zero where there should be none costs much, not infinitely much.
+    soft, _ = metrics.score(probabilities[:1], np.array([[0.25, 0.75, 0]]))
+    assert soft == pytest.approx(np.log(2))
+    assert metrics.score(probabilities[2:], np.eye(3)[[0]])[0] == pytest.approx(87.34, abs=0.01)
+
+
+def test_temperature_divides_logits():
+    logits = np.random.default_rng(0).normal(size=(50, 4))
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    for temperature in (0.5, 1, 3):
+        cooled = np.exp(logits / temperature)
+        expected = cooled / cooled.sum(axis=1, keepdims=True)
+        assert metrics.with_temperature(p, temperature) == pytest.approx(expected, abs=1e-6)
+    sure = metrics.with_temperature(np.array([[1.0, 0.0]], dtype=np.float32), 20)
+    assert sure.dtype == np.float32
+    assert sure[0, 0] == pytest.approx(1 / (1 + np.exp(-87.34 / 20)), abs=1e-5)
+
+
+def test_the_temperature_that_was_taken_away_is_found():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(4000, 5)) * 2
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    t = np.eye(5)[[rng.choice(5, p=row) for row in p]]
+    for wrong_by in (0.4, 1, 2.5):
+        # Overconfident where it is above 1.
+        said = metrics.with_temperature(p, 1 / wrong_by)
+        found = metrics.fit_temperature(said, t)
+        assert found == pytest.approx(wrong_by, rel=0.06)
+        after = metrics.with_temperature(said, found)
+        assert metrics.score(after, t)[0] <= metrics.score(said, t)[0]
+        assert (after.argmax(axis=1) == said.argmax(axis=1)).all()
+
+
+def test_by_confidence_by_hand():
+    # Bins are (low, high]: 0.5 is in the fifth, 1 in the last, and 0 in the first.
+    confidence, right = [0.95, 0.93, 0.55, 1.0, 0.5, 0.0], [1, 0, 1, 1, 0, 0]
+    count, mean, accuracy = metrics.by_confidence(confidence, right)
+    assert count.tolist() == [1, 0, 0, 0, 1, 1, 0, 0, 0, 3]
+    assert accuracy[[0, 4, 5, 9]] == pytest.approx([0, 0, 1, 2 / 3])
+    assert mean[[0, 4, 5, 9]] == pytest.approx([0, 0.5, 0.55, 2.88 / 3])
+    assert np.isnan(accuracy[[1, 2, 3, 6, 7, 8]]).all() and np.isnan(mean[1])
+
+
+def test_expected_calibration_error_by_hand():
+    p = np.array([[0.95, 0.05], [0.93, 0.07], [0.61, 0.39], [0.4, 0.6]])
+    # Right, wrong, right, wrong, each in a bin of its own: (14/15, 1], (13/15, 14/15],
+    # (9/15, 10/15], (8/15, 9/15].
+    y = np.array([0, 1, 0, 0])
+    error = metrics.expected_calibration_error(p, y)
+    assert error == pytest.approx((0.05 + 0.93 + 0.39 + 0.6) / 4)
+    count, confidence, accuracy = metrics.by_confidence(p.max(axis=1), [1, 0, 1, 0], 15)
+    assert count[[8, 9, 13, 14]].tolist() == [1, 1, 1, 1] and count.sum() == 4
+    assert (confidence[14], accuracy[14]) == (pytest.approx(0.95), 1) and np.isnan(accuracy[0])
+    sure = np.array([[1.0, 0.0]] * 4)
+    assert metrics.expected_calibration_error(sure, np.zeros(4, int)) == 0
+    # 100 answers at 0.7 of which 70 are right are calibrated; at 0.9 they are off by 0.2.
+    y = np.repeat([0, 1], [70, 30])
+    for said, expected in ((0.7, 0), (0.9, 0.2)):
+        p = np.tile([said, 1 - said], (100, 1))
+        assert metrics.expected_calibration_error(p, y) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("right, n, low, high", [
+    # Newcombe 1998, table I.
+    (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),
+    (1, 29, 0.0061, 0.1718)])
+def test_wilson_interval_by_hand(right, n, low, high):
+    assert metrics.wilson_interval(right, n) == pytest.approx((low, high), abs=6e-5)
+    # Wrong answers have the mirrored interval.
+    mirrored = (pytest.approx(1 - high, abs=6e-5), pytest.approx(1 - low, abs=6e-5))
+    assert metrics.wilson_interval(n - right, n) == mirrored
+
+
+def test_wilson_interval_of_what_cannot_be():
+    assert metrics.wilson_interval(20, 20)[1] == 1
+    for right, n in ((5, 4), (-1, 4), (0, 0)):
+        with pytest.raises(ValueError):
+            metrics.wilson_interval(right, n)
+
+
+def test_mcnemar_by_hand():
+    # 10 coins: none or one of the rarer side, twice.
+    assert metrics.mcnemar(1, 9) == metrics.mcnemar(9, 1) == pytest.approx(2 * (1 + 10) / 1024)
+    assert metrics.mcnemar(0, 5) == metrics.mcnemar(5, 0) == pytest.approx(2 / 32)
+    assert metrics.mcnemar(3, 11) == pytest.approx(2 * (1 + 14 + 91 + 364) / 2**14)
+    assert metrics.mcnemar(0, 0) == metrics.mcnemar(4, 4) == 1
+    # With so many, the normal distribution tells nearly the same.
+    z = (1731 - 1500 - 1) / np.sqrt(1500 + 1731)
+    assert metrics.mcnemar(1500, 1731) == pytest.approx(2 * scipy.stats.norm.sf(z), rel=0.01)
+
+
+def test_the_articles_table_shows_no_effect_of_pseudo_labels():
+    # 94.14 -> 94.28 % of 10,000: 14 images more. Even if the two networks disagreed on only 300
+    # images, a coin does that.
+    assert metrics.mcnemar(143, 157) == pytest.approx(0.45, abs=0.01)
+    assert metrics.mcnemar(693, 707) > 0.7
+
+
+def test_bootstrap_over_images_agrees_with_scipy_and_the_normal_interval():
+    rng = np.random.default_rng(1)
+    differences = rng.choice([-1.0, 0.0, 1.0], p=[0.08, 0.8, 0.12], size=(1, 2000))
+    interval = metrics.paired_bootstrap(differences)
+    scipys = scipy.stats.bootstrap((differences[0],), np.mean, n_resamples=5000, batch=500, rng=0,
+                                   method="percentile").confidence_interval
+    assert interval == pytest.approx((scipys.low, scipys.high), abs=0.002)
+    half, mean = 1.96 * differences.std() / np.sqrt(2000), differences.mean()
+    assert interval == pytest.approx((mean - half, mean + half), abs=0.001)
+
+
+def test_bootstrap_over_seeds_by_hand():
+    # Two seeds, on every image no difference or one: a resample's mean is 0, 1/2 or 1 with
+    # probability 1/4, 1/2, 1/4.
+    assert metrics.paired_bootstrap(np.array([[0.0] * 50, [1.0] * 50])) == (0, 1)
+    # The same images in both seeds: to draw the seeds adds nothing; to draw images for each seed
+    # alone would narrow it.
+    one = np.random.default_rng(2).choice([-1.0, 0.0, 1.0], size=(1, 400))
+    low, high = metrics.paired_bootstrap(one)
+    low2, high2 = metrics.paired_bootstrap(np.repeat(one, 2, axis=0))
+    assert high2 - low2 == pytest.approx(high - low, rel=0.05)
+
+
+# --- the same image twice -------------------------------------------------------------------------
+
+
+def pictures(count, seed):
+    """Smooth random pictures, no two alike: uint8 (count, 32, 32, 3)."""
+    small = np.random.default_rng(seed).integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
+    return np.stack([np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC))
+                     for image in small])
+
+
+def altered(image):
+    """Darker, mirrored and compressed."""
+    image = ImageEnhance.Brightness(Image.fromarray(image[:, ::-1])).enhance(0.8)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90, subsampling=0)
+    return np.asarray(Image.open(file))
+
+
+def test_exact_copies_are_found():
+    x_test, x = pictures(20, 0), pictures(50, 1)
+    assert not metrics.exact_copies(x_test, x).any()
+    x[[3, 7, 8]] = x_test[[5, 6, 6]]
+    # Test images, however often they are there.
+    assert np.flatnonzero(metrics.exact_copies(x_test, x)).tolist() == [5, 6]
+    assert metrics.exact_copies(x_test[:0], x).shape == (0,)
+
+
+def test_altered_copies_are_found_and_others_are_not(tmp_path):
+    x_test, x = pictures(20, 0), pictures(300, 1)
+    assert len(metrics.near_copies(x_test, x)[0]) == 0
+    x[40], x[41], x[42] = x_test[2], altered(x_test[9]), altered(altered(x_test[11]))
+    pairs, alike = metrics.near_copies(x_test, x)
+    assert sorted(map(tuple, pairs.tolist())) == [(2, 40), (9, 41), (11, 42)]
+    assert (np.diff(alike) <= 0).all() and alike[0] > 0.9999 and tuple(pairs[0]) == (2, 40)
+    drawn = figures.pairs(x_test, x, pairs, alike, tmp_path / "pairs.png")
+    assert Image.open(drawn).width > 100
+
+
+def test_hash_does_not_mind_brightness():
+    x = pictures(10, 2)
+    ours, theirs = metrics.perceptual_hash(x), metrics.perceptual_hash((x * 0.7).astype(np.uint8))
+    apart = np.bitwise_count(ours[:, None] ^ theirs[None])
+    assert apart.diagonal().max() <= 4 < apart[~np.eye(10, dtype=bool)].min()
+
+
+def test_correlation_by_hand():
+    ramp = np.tile(np.arange(32, dtype=np.uint8)[:, None, None], (1, 1, 32, 3))
+    found = metrics.correlation(np.concatenate([ramp] * 3),
+                                np.concatenate([5 * ramp, 255 - ramp, ramp.swapaxes(1, 2)]))
+    assert found == pytest.approx([1, -1, 0], abs=1e-6)

@@ -1,0 +1,202 @@
+"""Unlabelled images: the same from a folder and from any archive, and every file accounted for."""
+
+import io
+import os
+import shutil
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from noisy_student import pool
+from noisy_student.data import Dataset
+from noisy_student.files import UserError
+from noisy_student.images import read_or_reason
+from noisy_student.pool import Found, check_source, find_images
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with files of many kinds."""
+    rng, folder = np.random.default_rng(0), tmp_path / "pool"
+    (folder / "deep" / "er").mkdir(parents=True)
+    for name, mode, size in (("b.png", "RGB", (32, 32)), ("deep/a.jpg", "L", (64, 48)),
+                             ("deep/er/c.webp", "RGBA", (200, 90)), ("gif.gif", "P", (20, 31))):
+        pixels = rng.integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(pixels).convert(mode).save(folder / name)
+    (folder / "cut.jpg").write_bytes((folder / "deep" / "a.jpg").read_bytes()[:200])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "Thumbs.db").write_bytes(b"\0" * 100)
+    (folder / "directory.jpg").mkdir()
+    return folder
+
+
+def shown(source):
+    """{path: pixels or reason}, as step 2 would see them."""
+    return {image.path: read_or_reason(image.content) for image in find_images(str(source))}
+
+
+def pack(path, files):
+    """Writes {name: bytes} to a .zip or a .tar, compressed as its name says."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in files.items():
+                # ZipInfo() would turn \ into /, where that parts folders.
+                member = zipfile.ZipInfo("x")
+                member.filename = name
+                archive.writestr(member, content)
+        return path
+    mode = "w" if path.suffix == ".tar" else f"w:{path.suffix[1:]}"
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def png(value=0):
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), (value, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_folder_tar_and_zip_give_the_same(pictures, tmp_path):
+    folder = shown(pictures)
+    assert list(folder) == ["Thumbs.db", "b.png", "cut.jpg", "deep/a.jpg", "deep/er/c.webp",
+                            "empty.png", "gif.gif"]
+    reasons = {path: str(image) for path, image in folder.items() if isinstance(image, UserError)}
+    assert set(reasons) == {"Thumbs.db", "cut.jpg", "empty.png"}
+    assert reasons["Thumbs.db"] == "not an image" and reasons["empty.png"] == "empty file"
+    files = {path: (pictures / path).read_bytes() for path in folder}
+    for name in ("pool.tar", "pool.tar.gz", "pool.tar.xz", "pool.zip"):
+        members = shown(pack(tmp_path / name, files))
+        assert list(members) == list(folder)
+        for path, image in folder.items():
+            if path in reasons:
+                assert str(members[path]) == reasons[path]
+            else:
+                assert (members[path] == image).all()
+
+
+def test_archives_write_nothing_and_follow_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "LARGEST_MEMBER", 1000)
+    with tarfile.open(tmp_path / "evil.tar", "w") as tar:
+        for name, kind, size in (("../../up.png", tarfile.REGTYPE, 10),
+                                 ("/etc/root.png", tarfile.REGTYPE, 10),
+                                 ("link.png", tarfile.SYMTYPE, 0), ("hard.png", tarfile.LNKTYPE, 0),
+                                 ("pipe.png", tarfile.FIFOTYPE, 0),
+                                 ("large.png", tarfile.REGTYPE, 2000)):
+            member = tarfile.TarInfo(name)
+            member.type, member.size, member.linkname = kind, size, "/etc/passwd"
+            tar.addfile(member, io.BytesIO(b"x" * size))
+    pack(tmp_path / "evil.zip", {"../up.png": b"x" * 10, "large.png": b"x" * 2000})
+    before = set(tmp_path.parent.rglob("*"))
+    no_file, large = "a link or a device, not a file", "2,000 bytes, more than 1,000"
+    assert {path: str(reason) for path, reason in shown(tmp_path / "evil.tar").items()} == {
+        "../../up.png": "not an image", "etc/root.png": "not an image", "link.png": no_file,
+        "hard.png": no_file, "pipe.png": no_file, "large.png": large}
+    assert {path: str(reason) for path, reason in shown(tmp_path / "evil.zip").items()} == {
+        "../up.png": "not an image", "large.png": large}
+    assert set(tmp_path.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_broken_archive_is_one_unreadable_file(name, tmp_path):
+    noise = np.random.default_rng(0)
+    whole = pack(tmp_path / name, {f"{i:02d}.png": noise.bytes(3000) for i in range(30)})
+    # Within a file.
+    whole.write_bytes(whole.read_bytes()[:whole.stat().st_size // 2 + 700])
+    found = list(find_images(str(tmp_path / name)))
+    assert 1 < len(found) < 31 and "damaged from here on" in str(found[-1].content)
+    assert all(isinstance(image.content, bytes) for image in found[:-1])
+
+
+def test_one_damaged_member_of_a_zip_is_one_unreadable_file(pictures, tmp_path):
+    content = (pictures / "b.png").read_bytes()
+    path = pack(tmp_path / "a.zip", {f"{name}.png": content for name in "abc"})
+    damaged = bytearray(path.read_bytes())
+    place = damaged.index(b"b.png") + 5
+    damaged[place:place + 40] = b"\xff" * 40
+    path.write_bytes(damaged)
+    members = shown(path)
+    assert [isinstance(members[f"{name}.png"], np.ndarray) for name in "abc"] == [True, False, True]
+
+
+@pytest.mark.parametrize("name, text", [("nowhere", "nowhere: no such folder or archive"),
+                                        ("note.txt", "note.txt: neither a folder, nor")])
+def test_source_that_is_none(name, text, tmp_path):
+    (tmp_path / "note.txt").write_text("hello")
+    with pytest.raises(UserError, match=text):
+        check_source(str(tmp_path / name))
+
+
+def test_paths_are_written_in_one_way_however_an_archive_was_packed(tmp_path):
+    for path, tidied in (("/a//b.png", "a/b.png"), ("..\\a.png", "../a.png"),
+                         ("a/./.b.png", "a/.b.png"), ("cafe\u0301/", "caf\u00e9")):
+        assert pool.tidy(path) == tidied
+    pack(tmp_path / "dot.tar", {"./n1/0.png": png(), "./n1/cafe\u0301.png": png()})
+    pack(tmp_path / "windows.zip", {"n1\\0.png": png(), "n1\\caf\u00e9.png": png()})
+    for source in ("dot.tar", "windows.zip"):
+        assert list(shown(tmp_path / source)) == ["n1/0.png", "n1/caf\u00e9.png"]
+
+
+def test_hidden_members_are_skipped_and_links_not_followed(tmp_path):
+    names = ["./a/1.png", "a/.DS_Store", "__MACOSX/a/._1.png", ".thumbs/1.png", "../2.png"]
+    files = dict.fromkeys(names, png())
+    for name in ("a.tar", "a.zip"):
+        assert set(shown(pack(tmp_path / name, files))) == {"a/1.png", "../2.png"}
+    for name in names[:-1]:
+        (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / name).write_bytes(png())
+    # A folder that holds itself.
+    os.symlink(tmp_path / "folder", tmp_path / "folder" / "a" / "more")
+    assert list(shown(tmp_path / "folder")) == ["a/1.png", "a/more"]
+    os.remove(tmp_path / "folder" / "a" / "more")
+    # What the user names is read, whatever its name.
+    shutil.copytree(tmp_path / "folder" / "a", tmp_path / ".hidden" / "a")
+    assert list(shown(tmp_path / ".hidden")) == ["a/1.png"]
+
+
+def test_rest_is_what_the_data_set_leaves_without_label():
+    x = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    y = np.array([0, 1] * 3)
+    data = Dataset("set", ["a", "b"], x, y, [f"train/{i}" for i in range(6)], x, y,
+                   rest=np.array([5, 2]))
+    found = list(find_images("rest", data))
+    assert [image[:2] for image in found] == [("rest", "train/5"), ("rest", "train/2")]
+    assert (np.stack([image.content for image in found]) == x[[5, 2]]).all()
+    assert sum(image.size for image in found) == check_source("rest", data) == 2 * 3072
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_image_is_decoded_once_with_its_own_pixels(workers):
+    contents = [(png(i % 256), np.full((32, 32, 3), i % 256, np.uint8), UserError(f"{i}"))[i % 3]
+                for i in range(775)]
+    found = [Found("s", f"{i}", content, 1) for i, content in enumerate(contents)]
+    decoded = list(pool.decoded(iter(found), workers))
+    assert [image.path for image, _ in decoded] == [image.path for image in found]
+    for i, (image, pixels) in enumerate(decoded):
+        assert image.content is None
+        assert str(pixels) == f"{i}" if i % 3 == 2 else pixels[0, 0, 0] == i % 256
+
+
+def test_a_new_format_is_a_generator_and_a_line(tmp_path, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    source = str(tmp_path / "images.npy")
+    with pytest.raises(UserError, match="neither a folder"):
+        check_source(source)
+
+    def from_npy(source):
+        for i, image in enumerate(np.load(source)):
+            yield Found(source, f"{i}", image, image.nbytes)
+
+    reader = (lambda source: source.endswith(".npy"), from_npy, os.path.getsize)
+    monkeypatch.setattr(pool, "READERS", (*pool.READERS, reader))
+    assert check_source(source) == os.path.getsize(source)
+    decoded = list(pool.decoded(find_images(source), 1))
+    assert [image.path for image, _ in decoded] == list("01234")
+    assert (np.stack([pixels for _, pixels in decoded]) == images).all()
