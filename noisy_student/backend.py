@@ -101,7 +101,8 @@ def describe(precision):
     cards = [] if names or os.environ.get("CUDA_VISIBLE_DEVICES") == "-1" else nvidia_cards()
     if cards:
         print(f"WARNING: {NAME} does not use the {cards[0]} that is in this machine, and the CPU "
-              "may take a hundred times longer. See README, 'With a GPU'.", file=sys.stderr)
+              "may take a hundred times longer. Run: python -m noisy_student.check",
+              file=sys.stderr)
 
 
 # --- where networks are built and trained ---------------------------------------------------------

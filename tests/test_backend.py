@@ -32,7 +32,9 @@ def lines(process):
 @pytest.fixture
 def cards(tmp_path, monkeypatch):
     """An nvidia-smi that knows two cards."""
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho GeForce GTX 1080 Ti\necho Quadro\n")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n"
+                                       "echo GeForce GTX 1080 Ti, 6.1, 11264, 580.95.05\n"
+                                       "echo Quadro, 7.5, 8192, 580.95.05\n")
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
