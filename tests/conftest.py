@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "tests" / "programs"
 sys.path[:0] = [str(ROOT), str(ROOT / "data")]
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_NUM_INTRAOP_THREADS": "1"}
 
 import numpy as np  # noqa: E402
 
