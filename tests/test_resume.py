@@ -100,10 +100,10 @@ def wait_until(condition, seconds=120):
 
 @pytest.fixture
 def labelling(toy, own_network):
-    """Words of step 2 for 3,000 images: the 60 pictures, fifty times."""
+    """Words of step 2 for 9,000 images: the 60 pictures, 150 times."""
     if not os.path.isdir("/proc"):
         pytest.skip("there is no /proc to see processes in")
-    return [*[toy / "unlabeled"] * 50, "--threshold", 0.5, "--per-class-cap", 40,
+    return [*[toy / "unlabeled"] * 150, "--threshold", 0.5, "--per-class-cap", 40,
             "--teacher", own_network, "--classes", *make_toy.SHAPES, "--out"]
 
 
@@ -159,7 +159,8 @@ def test_ctrl_c_is_one_line(moment, labelling, tmp_path):
     _, said = process.communicate(timeout=120)
     assert said == ("\ninterrupted; the same command goes on (a training after its last finished "
                     "epoch)\n")
-    assert process.returncode == 130 and not living(process.pid)
+    assert process.returncode == 130
+    wait_until(lambda: not living(process.pid), seconds=15)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "run.json"}
 
 
