@@ -59,5 +59,6 @@ def test_the_lesson_ends_with_a_student_above_its_teacher(printed):
 
 
 def test_every_picture_and_link_of_the_readme_is_there():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    for target in links + re.findall(r'<img src="([^"]+)"', README):
         assert (ROOT / target).exists(), target
