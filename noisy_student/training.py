@@ -35,6 +35,11 @@ def train(model, batches, held_out, run, *, optimizer, epochs, steps_per_epoch, 
     """
     model.compile(optimizer, loss="categorical_crossentropy", metrics=["accuracy"],
                   jit_compile=backend.jit_compile())
+    # Built here, and not within the first step, which TensorFlow would then trace twice.
+    model.optimizer.build(model.trainable_variables)
+    labels = held_out[1][:1]
+    model.compute_loss(y=labels, y_pred=labels)
+    model.compute_metrics(None, labels, labels)
     keeper = Keeper(run, seed, epochs, schedule)
     first = keeper.restore(model)
     if first:

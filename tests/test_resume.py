@@ -1,6 +1,7 @@
 """Runs that are killed, interrupted, or given bad files. benchmarks/soak.py is the long version."""
 
 import contextlib
+import functools
 import os
 import pathlib
 import random
@@ -110,7 +111,10 @@ def labelling(toy, own_network):
 def start_labelling(*words):
     """Begins step 2 in a process group of its own."""
     words = [sys.executable, ROOT / "imagenet_dummy_label.py", *map(str, words)]
+    # A process that was begun in the background would ignore the interrupt.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(words, env=ENVIRONMENT, text=True, start_new_session=True,
+                            preexec_fn=heed,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
