@@ -211,7 +211,7 @@ def brakes(history, args):
     Counted anew from the history, so that a resumed training brakes where it would have braked.
 
     Args:
-        history: a dictionary with val_loss per finished epoch.
+        history: a row per finished epoch, a dictionary with its val_loss.
 
     Returns: the learning rate of the next epoch, and whether the training ends here.
     """

@@ -27,7 +27,7 @@ import numpy as np
 # A student's layers must be known to load it.
 import stochastic_resblock  # noqa: F401
 from experiment import CELLS, QUESTIONS, TWO_BY_TWO
-from noisy_student import backend, report, robustness
+from noisy_student import backend, figures, report, robustness
 from noisy_student.cells import Labelling, find, measure
 from noisy_student.files import UserError, run_script, whole_file, write_json
 from noisy_student.labels import load_data_of
@@ -168,11 +168,11 @@ def main(args):
         tests = robustness.tests(args, data)
         robustness.measure(cells, tests, args.robust_seeds)
         if args.check_overlap:
-            robustness.check_overlap(everything, labelled, data, args.out)
+            robustness.check_overlap(labelled, data, args.out)
 
     # The answers
     answers, effects = ask(cells)
-    text = tables(cells, CELLS, answers, effects, labellings, tests)
+    text = tables(cells, CELLS, title, answers, effects, labellings, tests)
     for name in ("The cells", "Robustness", "The pseudo-labels"):
         if name in text:
             print(f"\n{name}\n{markdown(*text[name][1:])}")
@@ -187,8 +187,6 @@ def main(args):
     write_json(out / "results.json", as_json(cells, answers, effects))
 
     # What to look at
-    from noisy_student import figures
-
     four = TWO_BY_TWO if set(TWO_BY_TWO) <= set(cells) else None
     pictures = figures.draw_all(cells, title, answers, four, labellings,
                                 everything[0].results["class_names"], robustness.LIKE_RANDAUGMENT,

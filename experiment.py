@@ -19,6 +19,8 @@ from typing import NamedTuple
 from noisy_student import arguments, pool
 from noisy_student.files import UserError, run_script
 
+SCRIPTS = os.path.dirname(os.path.abspath(__file__))
+
 
 class Labels(NamedTuple):
     """Pseudo-labels: which cell is the teacher, and the flags of step 2."""
@@ -105,6 +107,11 @@ DEMO = {
 }
 
 
+def need_of(name):
+    """The name of the folder that has to be there before this one is made, or None."""
+    return LABELS[name].teacher if name in LABELS else CELLS[name].labels
+
+
 def command(name, folder, seed, args):
     """How one folder is made: the words of its command, and the name of the folder it needs."""
     flags = (LABELS if name in LABELS else CELLS)[name].flags
@@ -133,7 +140,7 @@ def with_needs(cells):
     order = []
 
     def add(name):
-        need = LABELS[name].teacher if name in LABELS else CELLS[name].labels
+        need = need_of(name)
         if need:
             add(need)
         if name not in order:
@@ -168,8 +175,7 @@ def make(name, folder, seed, args, environment):
     words, _ = command(name, folder, seed, args)
     here = f"[seed {seed} {name}]"
     print(f"{here} python {shlex.join(words)}", flush=True)
-    scripts = os.path.dirname(os.path.abspath(__file__))
-    process = subprocess.Popen([sys.executable, os.path.join(scripts, words[0]), *words[1:]],
+    process = subprocess.Popen([sys.executable, os.path.join(SCRIPTS, words[0]), *words[1:]],
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                errors="backslashreplace", env=environment)
     for line in process.stdout:
@@ -191,7 +197,7 @@ def run_all(order, args):
             for seed in args.seeds:
                 made, folder = {}, f"{args.out}/seed{seed}"
                 for name in order:
-                    need = made.get(command(name, folder, seed, args)[1])
+                    need = made.get(need_of(name))
 
                     def work(name=name, need=need, seed=seed, folder=folder):
                         # What it needs was submitted before: it is done, or at work.
@@ -208,7 +214,6 @@ def run_all(order, args):
 
 
 def main(args):
-    scripts = os.path.dirname(os.path.abspath(__file__))
     if args.what != "run":
         for key, value in DEMO.items():
             setattr(args, key, value)
@@ -219,14 +224,14 @@ def main(args):
             args.eval_flags += f" --corrupted {corrupted} --adversarial --robust-images 200"
         for script, *words in drawn:
             # What is there already is not drawn again.
-            made = subprocess.run([sys.executable, os.path.join(scripts, "data", script), *words])
+            made = subprocess.run([sys.executable, os.path.join(SCRIPTS, "data", script), *words])
             if made.returncode:
                 sys.exit(made.returncode)
     order = with_needs(args.cells)
     check(order, args)
     run_all(order, args)
     folders = [f"{args.out}/seed{seed}" for seed in args.seeds]
-    answer = [os.path.join(scripts, "eval.py"), *folders, *shlex.split(args.eval_flags)]
+    answer = [os.path.join(SCRIPTS, "eval.py"), *folders, *shlex.split(args.eval_flags)]
     sys.exit(subprocess.run([sys.executable, *answer]).returncode)
 
 

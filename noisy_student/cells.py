@@ -72,7 +72,7 @@ def find(folders, order=()):
             if not run.finished:
                 print(f"left out, not finished: {run.folder}")
             else:
-                kind = cells if "test_accuracy" in run.results else labellings
+                kind = cells if run.trained else labellings
                 add(kind.setdefault(name, {}), run)
     if not cells:
         raise UserError(f"{', '.join(folders)}: no finished training there. "
@@ -105,7 +105,7 @@ def add(cell, run):
 def chosen(run):
     """Everything that was chosen for a run but its seed, its teachers' included."""
     settings, source, prefix = {}, {"arguments": run.arguments, "taught_by": run.taught_by}, ""
-    if "test_accuracy" not in run.results:
+    if not run.trained:
         # A labelling is to its teacher as a student's is to the student's.
         source = {"taught_by": {"labelling": run.arguments, "teacher": run.taught_by}}
     while source:

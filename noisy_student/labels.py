@@ -12,8 +12,9 @@ from rich import progress
 
 from noisy_student import runs
 from noisy_student.data import load_data
-from noisy_student.files import UserError, reading, sha256, whole_file
+from noisy_student.files import UNFINISHED, UserError, reading, sha256, whole_file
 from noisy_student.pool import tidy
+from noisy_student.training import duration
 
 # Of the histogram of confidences, which replaces the list of all confidences.
 BINS = 1000
@@ -46,10 +47,7 @@ def load_teacher(args):
     """
     if args.teacher.endswith(".keras"):
         return load_own_network(args)
-    run = runs.finished(args.teacher, "python cifar10_resnet50.py")
-    if "test_accuracy" not in run.results:
-        raise UserError(f"{args.teacher}: holds no network but what {run.script} made. "
-                        "Run: python cifar10_resnet50.py")
+    run = runs.trained(args.teacher, "python cifar10_resnet50.py")
     made_from = {**run.made_from, "teacher_sha256": run.sha256["model.keras"]}
     taught_by = {"arguments": run.arguments, "taught_by": run.taught_by}
     teacher = Teacher(run.model(), run.results["class_names"], made_from, taught_by)
@@ -68,8 +66,9 @@ def load_data_of(run, moved_to=None):
     """The data set a run was trained on, split as it was. Raises: UserError, if it has changed."""
     chosen, name = run.arguments, moved_to or run.made_from["data"]
     data = load_data(name, chosen["num_labeled"], chosen["validation"], chosen["seed"])
+    lineage = data.lineage()
     for key in ("data_sha256", "split_sha256"):
-        if run.made_from[key] != data.lineage()[key]:
+        if run.made_from[key] != lineage[key]:
             raise UserError(f"{name} has changed since {run.folder} was trained on it, "
                             f"or is another data set ({key}); --data tells where it is")
     return data
@@ -254,7 +253,7 @@ class ImageTable:
     def __init__(self, run, class_names):
         self.run, self.class_names = run, class_names
         self.count, self.examples = 0, []
-        self.seen = run.path(".unfinished-images.csv")
+        self.seen = run.path(f"{UNFINISHED}images.csv")
 
     def __enter__(self):
         self.file = open_table(self.seen, "w+")
@@ -355,14 +354,10 @@ def with_progress(labelled, total):
                 now = time.monotonic()
                 if not terminal and now - said > 60:
                     said, share = now, min(done / max(total, 1), 1)
-                    left = runs_left(now - started, share)
-                    print(f"{images:,} images, {100 * share:.0f} %, {left}", flush=True)
+                    left = duration((now - started) * (1 / share - 1)) if share else "all"
+                    print(f"{images:,} images, {100 * share:.0f} %, {left} left", flush=True)
     elapsed = time.monotonic() - started
     print(f"labelled {images:,} images in {elapsed:.1f} s ({images / elapsed:,.0f} images/s)")
-
-
-def runs_left(elapsed, share):
-    return f"{elapsed / share - elapsed:.0f} seconds left" if share else "just begun"
 
 
 # --- what a later step reads ----------------------------------------------------------------------
@@ -383,10 +378,11 @@ class PseudoLabels:
 def load_pseudo(folder, data):
     """Reads what step 2 wrote, and refuses what does not belong to `data`, a Dataset."""
     run = runs.finished(folder, "python imagenet_dummy_label.py IMAGES")
-    if "kept_per_class" not in run.results:
+    if run.trained:
         raise UserError(f"{folder}: holds no pseudo-labels but what {run.script} made")
     # Of a teacher that was not trained here, neither is known.
-    theirs, ours = {**data.lineage(), **run.made_from}, data.lineage()
+    ours = data.lineage()
+    theirs = {**ours, **run.made_from}
     if theirs["data_sha256"] != ours["data_sha256"]:
         raise UserError(f"{folder}: its teacher was trained on another data set")
     if theirs["split_sha256"] != ours["split_sha256"]:

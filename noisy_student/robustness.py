@@ -17,7 +17,7 @@ from noisy_student.backend import loss_gradient
 from noisy_student.data import CIFAR10, class_folders, read_classes
 from noisy_student.files import UserError, read_arrays, read_json, reading, sha256, write_json
 from noisy_student.metrics import exact_copies, near_copies
-from noisy_student.training import predict
+from noisy_student.training import duration, predict
 
 # Of each corruption, in the files one after the other.
 SEVERITIES = 5
@@ -75,7 +75,7 @@ def measure(cells, tests, seeds=None):
         for name, test in tests.items():
             m.robust[name] = remembered(m.run, name, test)
         left = (time.monotonic() - started) * (len(measured) / done - 1)
-        print(f"robustness: {done} of {len(measured)} runs, {left:.0f} s left", flush=True)
+        print(f"robustness: {done} of {len(measured)} runs, {duration(left)} left", flush=True)
 
 
 def remembered(run, name, test):
@@ -338,13 +338,13 @@ def load_shifted(folder, class_names):
 # --- images that were trained on ------------------------------------------------------------------
 
 
-def check_overlap(trainings, labellings, data, out):
+def check_overlap(labellings, data, out):
     """Looks for copies of test images, exact and near, among all that was trained on.
 
     CIFAR-10 is known for some of both (Barz and Denzler 2020, "Do we train on test data?").
 
     Args:
-        trainings: [Run, ...]. labellings: {name: [Run, ...]}. out: where the pictures go.
+        labellings: {name: [Run, ...]}. out: where the pictures go.
     """
     everything = {"training images": data.x}
     for of_name in labellings.values():

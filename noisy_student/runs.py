@@ -49,6 +49,11 @@ class Run:
     def finished(self):
         return bool(self.results)
 
+    @property
+    def trained(self):
+        """Whether it is a finished training, and not a labelling."""
+        return "test_accuracy" in self.results
+
     def path(self, name):
         return pathlib.Path(self.folder) / name
 
@@ -183,6 +188,14 @@ def finished(folder, made_by):
     if not run.finished:
         raise UserError(f"{folder}: not finished. The command that began it goes on: "
                         f"python {run.script} ...")
+    return run
+
+
+def trained(folder, made_by):
+    """The finished training in a folder. Raises: UserError, with the command to run first."""
+    run = finished(folder, made_by)
+    if not run.trained:
+        raise UserError(f"{folder}: holds no network but what {run.script} made. Run: {made_by}")
     return run
 
 

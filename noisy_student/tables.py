@@ -25,15 +25,13 @@ def accuracy(cell):
     return f"{100 * measured.accuracy:.2f} ({100 * low:.2f} to {100 * high:.2f})"
 
 
-def tables(cells, known, answers, effects, labellings, tests):
+def tables(cells, known, title, answers, effects, labellings, tests):
     """All tables of step 5.
 
     Args:
-        cells: {name: {seed: Measured}}. known: experiment.py's CELLS. tests: of robustness.tests.
+        cells: {name: {seed: Measured}}. known: experiment.py's CELLS. title: of a cell by its
+            name. tests: of robustness.tests.
     """
-    def title(name):
-        return known[name].title if name in known else name
-
     first = next(iter(next(iter(cells.values())).values()))
     found = {}
     head = ["cell", "seeds", "steps", "accuracy, %", "cross-entropy", "minutes"]

@@ -69,7 +69,6 @@ class Keeper(keras.callbacks.Callback):
 
     def variables(self, model):
         """All that a training changes: weights, running statistics, the optimizer's moments."""
-        model.optimizer.build(model.trainable_variables)
         return [*model.variables, *model.optimizer.variables]
 
     def restore(self, model):

@@ -154,7 +154,7 @@ def stubs(tmp_path, monkeypatch):
             "    file.write(json.dumps([*sys.argv, threads]) + '\\n')\n"
             "print('one\\ntwo', file=sys.stderr)\n"
             "sys.exit(7 * ('--dropout' in sys.argv))\n")
-    monkeypatch.setattr(experiment, "__file__", str(folder / "experiment.py"))
+    monkeypatch.setattr(experiment, "SCRIPTS", str(folder))
     return folder
 
 

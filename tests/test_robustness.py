@@ -334,7 +334,7 @@ def test_overlap_is_looked_for_in_all_that_was_learnt_from(teacher, pseudo, tmp_
     # Of the folder of unlabelled pictures, which are not in the data set.
     data.x_test[:3] = x[~exact_copies(x, data.x)][:3]
     data.x_test[3] = data.x[5][:, ::-1]
-    robustness.check_overlap([trained], {"pseudo": [labels]}, data, tmp_path)
+    robustness.check_overlap({"pseudo": [labels]}, data, tmp_path)
     found = re.findall(r"of 40 test images, (\d+) are among the (training|pseudo).* pixel for "
                        r"pixel, and (\d+) show the same", capsys.readouterr().out)
     (exact, _, near), (exact_pseudo, _, near_pseudo) = found
