@@ -45,9 +45,12 @@ def one_batch(batch):
     return x, np.eye(10, dtype=np.float32)[rng.integers(0, 10, batch)]
 
 
-def with_keras(depth, width, batch, steps, name, precision, jit=None, steps_per_execution=1):
-    """Trains on one constant batch. jit: None, as step 1 decides."""
+def with_keras(depth, width, batch, steps, name, precision, jit=None, steps_per_execution=1,
+               onednn=None):
+    """Trains on one constant batch. jit, onednn: None, as step 1 and TensorFlow decide."""
     os.environ["KERAS_BACKEND"] = name
+    if onednn is not None:
+        os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(onednn))
     import keras
 
     from cifar10_resnet50 import build_resnet, optimizer_and_schedule
@@ -203,6 +206,10 @@ def contenders_of(case, backends):
         if "tensorflow" in backends:
             name = "TensorFlow", best, batch, "without jit" if GPU else "jit"
             contenders[name] = with_keras, *network, "tensorflow", best, not GPU
+        if "tensorflow" in backends and not GPU:
+            for setting, onednn in (("oneDNN", True), ("without oneDNN", False)):
+                name = "TensorFlow", best, batch, setting
+                contenders[name] = with_keras, *network, "tensorflow", best, None, 1, onednn
     return contenders
 
 
