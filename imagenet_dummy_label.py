@@ -6,7 +6,8 @@
 
 The teacher looks at every image once, without noise. What it is confident about is kept with its
 soft label, the most confident first, at most --per-class-cap per class; smaller classes are then
-filled up to the largest by repetition.
+filled up to the largest by repetition. Copies of the labelled data's validation and test images
+are left out, exact and near ones.
 
 Reads   logs/teacher/ (step 1) and images of any size, format and mode
 Writes  logs/pseudo/   x.npy (kept images), y.npy (their soft labels), index.npy (the balanced
@@ -40,6 +41,7 @@ from noisy_student.labels import (
     load_teacher,
     nothing_kept,
     with_progress,
+    without_copies,
 )
 from noisy_student.metrics import fit_temperature, score, with_temperature
 from noisy_student.training import BATCH, predict
@@ -55,13 +57,16 @@ def label_images(teacher, sources, data, temperature=1.0, workers=None):
 
     Args:
         sources: folders, archives, or the word "rest": what `data` left without a label.
+        data: a Dataset, whose validation and test images are left out; or None.
 
     Yields: Found, pixels uint8 (32, 32, 3), raw (C,), soft (C,): raw is what the teacher says, soft
         the same at `temperature`; or Found, the UserError that says why not, None, None.
     """
     found = itertools.chain.from_iterable(pool.find_images(source, data) for source in sources)
-    batches = made_ahead(batches_of(pool.decoded(found, workers)))
-    for batch, raw in made_ahead(look_at(teacher, batches)):
+    batches = batches_of(pool.decoded(found, workers))
+    if data is not None:
+        batches = without_copies(batches, data)
+    for batch, raw in made_ahead(look_at(teacher, made_ahead(batches))):
         soft = with_temperature(raw, temperature) if temperature != 1 else raw
         answers = iter(zip(raw, soft))
         for image, pixels in batch:
@@ -216,14 +221,14 @@ def main(args):
         labelled = label_images(teacher.model, args.images, data, temperature, workers)
         for image, pixels, raw, soft in with_progress(labelled, size):
             if soft is None:
-                table.unreadable(image, pixels)
+                table.leave_out(image, pixels)
                 continue
             label, confidence = selection.add(image.source, image.path, pixels, soft)
             true_class = truth.of(image.source, image.path)
             audit.add(label, true_class, raw.max(), confidence)
             table.add(image, label, confidence, true_class)
         kept = selection.kept()
-        table.finish({candidate.rank[1:] for candidate in kept}, args.threshold)
+        table.finish({candidate.rank[1:] for candidate in kept}, args)
     truth.report()
     if not kept:
         raise UserError(nothing_kept(args, selection.histogram))
@@ -244,7 +249,7 @@ def main(args):
         write_arrays(run.path(f"{name}.npy"), array)
     truths = [truth.of(*candidate.rank[1:]) for candidate in kept]
     audit.keep(hard, truths)
-    run.finish(seen=int(selection.histogram.sum()), unreadable=table.count, kept=len(kept),
+    run.finish(seen=int(selection.histogram.sum()), left_out=table.counts, kept=len(kept),
                balanced=len(index), temperature=temperature, class_names=class_names,
                kept_per_class=np.bincount(hard, minlength=len(class_names)).tolist(),
                balanced_per_class=np.bincount(hard[index], minlength=len(class_names)).tolist(),

@@ -107,7 +107,8 @@ def labelling(doc, argv=None):
     flags.add_argument("--no-balance", action="store_true", help="do not fill small classes up")
     flags.add_argument("--truth", metavar="CSV",
                        help="path prefix, class: measures precision and recall, decides nothing")
-    flags.add_argument("--data", help="where the teacher's data set is now, if it has moved")
+    flags.add_argument("--data", help="where the teacher's data set is now, if it has moved; of a "
+                       ".keras file, whose test images are left out")
     flags.add_argument("--workers", type=COUNT, metavar="N",
                        help="how many decode at a time (one per core)")
     flags.add_argument("--out", default="logs/pseudo")

@@ -40,6 +40,17 @@ FEW_BYTES = 8 << 20
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
+class LeftOut(UserError):
+    """A file that is no image to learn from, and nobody's mistake: LeftOut(status, reason)."""
+
+    @property
+    def status(self):
+        return self.args[0]
+
+    def __str__(self):
+        return self.args[1]
+
+
 def read_image(file):
     """Any image, any size, any mode -> uint8 (32, 32, 3), 0..255.
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,8 @@ from rich import progress
 from noisy_student import runs
 from noisy_student.data import load_data
 from noisy_student.files import UNFINISHED, UserError, reading, sha256, whole_file
+from noisy_student.images import LeftOut
+from noisy_student.metrics import near_copies, perceptual_hash
 from noisy_student.pool import tidy
 from noisy_student.training import duration
 
@@ -38,7 +41,7 @@ class Teacher:
 
 
 def load_teacher(args):
-    """The teacher, and its data where they are needed.
+    """The teacher, and the data it was trained on.
 
     Args:
         args: of step 2.
@@ -51,20 +54,22 @@ def load_teacher(args):
     made_from = {**run.made_from, "teacher_sha256": run.sha256["model.keras"]}
     taught_by = {"arguments": run.arguments, "taught_by": run.taught_by}
     teacher = Teacher(run.model(), run.results["class_names"], made_from, taught_by)
-    if args.calibrate or "rest" in args.images:
-        teacher.data = load_data_of(run, args.data)
-        if args.calibrate and len(teacher.data.val) == 0:
-            raise UserError(f"--calibrate: {args.teacher} was validated on the test images, "
-                            "which must not decide anything")
-        if "rest" in args.images and len(teacher.data.rest) == 0:
-            raise UserError(f"rest: {args.teacher} was given every label; "
-                            "train it with --num-labeled N")
+    teacher.data = load_data_of(run, args.data)
+    if args.calibrate and len(teacher.data.val) == 0:
+        raise UserError(f"--calibrate: {args.teacher} was validated on the test images, "
+                        "which must not decide anything")
+    if "rest" in args.images and len(teacher.data.rest) == 0:
+        raise UserError(f"rest: {args.teacher} was given every label; "
+                        "train it with --num-labeled N")
     return teacher
 
 
 def load_data_of(run, moved_to=None):
     """The data set a run was trained on, split as it was. Raises: UserError, if it has changed."""
     chosen, name = run.arguments, moved_to or run.made_from["data"]
+    if name != "cifar10" and not os.path.exists(name):
+        raise UserError(f"{name}: not there, but {run.folder} was trained on it; "
+                        "--data tells where it is now")
     data = load_data(name, chosen["num_labeled"], chosen["validation"], chosen["seed"])
     lineage = data.lineage()
     for key in ("data_sha256", "split_sha256"):
@@ -86,7 +91,42 @@ def load_own_network(args):
     if args.calibrate or "rest" in args.images:
         raise UserError(f"{args.teacher}: its training data are not known, "
                         "which rest and --calibrate need")
-    return Teacher(model, args.classes, {"teacher_sha256": sha256(args.teacher)}, None)
+    data = load_data(args.data, validation="test") if args.data else None
+    if data is None:
+        print("copies of test images are not looked for: --data tells which these are")
+    return Teacher(model, args.classes, {"teacher_sha256": sha256(args.teacher)}, None, data)
+
+
+# --- images that are tested on --------------------------------------------------------------------
+
+
+def without_copies(batches, data):
+    """Puts LeftOut in the place of every image that shows a validation or test image of `data`.
+
+    What a network is measured on must not be learnt from, and pools hold it: CINIC-10 contains all
+    of CIFAR-10.
+
+    Args:
+        batches: lists of (Found, pixels or UserError).
+
+    Yields: the same lists.
+    """
+    known = np.concatenate([data.x[data.val], data.x_test])
+    names = [data.names[i] for i in data.val]
+    names += [f"test image {i}" for i in range(len(data.x_test))]
+    hashes, exact = perceptual_hash(known), {image.tobytes(): i for i, image in enumerate(known)}
+    for batch in batches:
+        rows = [row for row, (_, pixels) in enumerate(batch) if isinstance(pixels, np.ndarray)]
+        x = np.array([batch[row][1] for row in rows], np.uint8).reshape(-1, *known.shape[1:])
+        copies = {}
+        for i, j in near_copies(x, known, hashes)[0]:
+            copies[i] = LeftOut("near copy", f"shows {names[j]}")
+        for i, image in enumerate(x):
+            if (j := exact.get(image.tobytes())) is not None:
+                copies[i] = LeftOut("exact copy", f"is {names[j]}, pixel for pixel")
+        for i, copy in copies.items():
+            batch[rows[i]] = batch[rows[i]][0], copy
+        yield batch
 
 
 # --- the truth, for those who know it -------------------------------------------------------------
@@ -252,7 +292,8 @@ class ImageTable:
 
     def __init__(self, run, class_names):
         self.run, self.class_names = run, class_names
-        self.count, self.examples = 0, []
+        # By status, of those that are left out.
+        self.counts, self.examples = Counter(), []
         self.seen = run.path(f"{UNFINISHED}images.csv")
 
     def __enter__(self):
@@ -264,25 +305,34 @@ class ImageTable:
         self.file.close()
         self.seen.unlink(missing_ok=True)
 
-    def unreadable(self, image, reason):
-        self.count += 1
-        if self.count <= EXAMPLES:
+    def leave_out(self, image, reason):
+        """One file that is not shown to the teacher, and the UserError that says why."""
+        status = reason.status if isinstance(reason, LeftOut) else "unreadable"
+        self.counts[status] += 1
+        if status == "unreadable" and len(self.examples) < EXAMPLES:
             self.examples.append(f"{os.path.join(image.source, image.path)!r}: {reason}")
-        self.write([image.source, image.path, "", "", "unreadable", str(reason), ""])
+        self.write([image.source, image.path, "", "", status, str(reason), ""])
 
     def add(self, image, label, confidence, truth):
         self.write([image.source, image.path, self.class_names[label], repr(confidence), "", "",
                     truth_name(truth, self.class_names)])
 
-    def finish(self, kept, threshold):
+    def finish(self, kept, args):
         """Writes images.csv.
 
         Args:
-            kept: set of (source, path).
+            kept: set of (source, path). args: of step 2.
         """
-        if self.count:
-            print(f"warning: {self.count:,} files are not readable images (images.csv names all):",
+        if count := self.counts["unreadable"]:
+            print(f"warning: {count:,} files are not readable images (images.csv names all):",
                   *self.examples, sep="\n  ")
+        exact, near = self.counts["exact copy"], self.counts["near copy"]
+        if exact or near:
+            print(f"{exact + near:,} images are left out, which show validation or test images, "
+                  f"{exact:,} of them pixel for pixel (images.csv names all)")
+        beyond = "over the cap"
+        if args.keep_share:
+            beyond = "beyond the share or cap" if args.per_class_cap else "beyond the share"
         self.file.seek(0)
         with whole_file(self.run.path("images.csv")) as beside, open_table(beside, "w") as file:
             writer = csv.writer(file)
@@ -291,8 +341,7 @@ class ImageTable:
                 if not status and (source, path) in kept:
                     status = "kept"
                 elif not status:
-                    above = float(confidence) > threshold
-                    status = "over the cap" if above else "below threshold"
+                    status = beyond if float(confidence) > args.threshold else "below threshold"
                 writer.writerow([source, path, label, confidence, status, reason, truth])
 
 
@@ -320,7 +369,7 @@ def nothing_kept(args, histogram):
     """
     seen, below = histogram.sum(), np.cumsum(histogram)
     if not seen:
-        return f"{', '.join(args.images)}: no readable image found"
+        return f"{', '.join(args.images)}: no readable image found that may be learnt from"
     if args.keep_share:
         return f"--keep-share {args.keep_share}: keeps none of {seen:,} images"
     at = {}

@@ -174,24 +174,28 @@ def correlation(a, b):
     return (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1) + 1e-9)
 
 
-def near_copies(x, known):
+def near_copies(x, known, hashes=None):
     """Images of x that show the same picture as a known one, mirrored or not.
 
     A perceptual hash finds the candidates, and correlation decides.
 
     Args:
         x, known: uint8 (N, 32, 32, 3), (K, 32, 32, 3).
+        hashes: perceptual_hash(known), for whoever asks often.
 
     Returns: int (M, 2) pairs of indices into x and known, one per image of x that has any, and
         their correlations, float (M,), the most alike first.
     """
-    best, theirs = {}, perceptual_hash(known)
+    best, theirs = {}, perceptual_hash(known) if hashes is None else hashes
     for mirrored in (False, True):
         shown = x[:, :, ::-1] if mirrored else x
         ours = perceptual_hash(shown)
-        for start in range(0, len(ours), 100):
-            apart = np.bitwise_count(ours[start:start + 100, None] ^ theirs[None])
-            i, j = np.nonzero(apart <= BITS_APART)
+        # So few at a time stay in the processor's cache.
+        for start in range(0, len(ours), 16):
+            close = np.bitwise_count(ours[start:start + 16, None] ^ theirs[None]) <= BITS_APART
+            if not close.any():
+                continue
+            i, j = np.nonzero(close)
             i += start
             for a, b, like in zip(i, j, correlation(shown[i], known[j])):
                 if like >= ALIKE and like > best.get(a, (0, 0))[0]:

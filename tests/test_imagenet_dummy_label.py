@@ -10,11 +10,14 @@ import make_toy
 import numpy as np
 import pytest
 from conftest import label
+from PIL import Image
 
 import imagenet_dummy_label as step2
+from data_generator import refuse_overlap
 from noisy_student import labels, runs
 from noisy_student.data import load_data
 from noisy_student.files import UserError, sha256
+from noisy_student.labels import load_data_of
 from noisy_student.metrics import with_temperature
 from noisy_student.training import BATCH
 
@@ -179,6 +182,32 @@ def test_truth_order_and_workers_change_nothing_that_is_kept(toy, label_own, tmp
         assert (float(row["confidence"]) > 0.6) == (row["status"] != "below threshold")
 
 
+def test_copies_of_validation_and_test_images_are_left_out(toy, teacher, tmp_path, capsys):
+    data = load_data_of(runs.read(teacher))
+    (tmp_path / "pool").mkdir()
+    shutil.copy(toy / data.names[data.val[3]], tmp_path / "pool" / "exact-0.png")
+    shutil.copy(toy / data.names[data.train[5]], tmp_path / "pool" / "trained.png")
+    for i in range(6):
+        Image.fromarray(data.x_test[i]).save(tmp_path / "pool" / f"exact-{i + 1}.png")
+    flipped = Image.fromarray(data.x_test[7][:, ::-1]).resize((64, 64), Image.Resampling.BICUBIC)
+    flipped.save(tmp_path / "pool" / "near.jpg", quality=90)
+    for path in sorted((toy / "unlabeled").iterdir())[:9]:
+        shutil.copy(path, tmp_path / "pool" / f"new-{path.name}")
+    label(tmp_path / "pool", "--teacher", teacher, "--threshold", 0, "--out", tmp_path / "pseudo")
+    rows = {row["path"]: row for row in table(tmp_path / "pseudo")}
+    expected = {"exact": "exact copy", "near": "near copy", "new": "kept", "trained": "kept"}
+    for name, row in rows.items():
+        assert row["status"] == expected[name.split("-")[0].split(".")[0]], name
+    assert rows["near.jpg"]["reason"] == "shows test image 7"
+    assert rows["exact-0.png"]["reason"] == f"is {data.names[data.val[3]]}, pixel for pixel"
+    assert "8 images are left out, which show validation or test images, 7 of them pixel for" in (
+        capsys.readouterr().out)
+    # No less is refused by the student.
+    read = labels.load_pseudo(tmp_path / "pseudo", data)
+    assert len(read.x) == 10
+    refuse_overlap(read.x, data)
+
+
 def test_labelling_that_is_killed_ends_as_if_it_had_not_been(toy, label_own, monkeypatch,
                                                              tmp_path):
     def killed(path, array):
@@ -208,6 +237,7 @@ def test_keep_share_hard_labels_and_no_balance(toy, label_own):
         put_into[row["label"]] += 1
     assert y.sum(axis=0).tolist() == [round(count / 2) for count in put_into.values()]
     assert sum(put_into.values()) == 60 and max(put_into.values()) > 6
+    assert {row["status"] for row in table(folder)} == {"kept", "beyond the share"}
 
 
 @pytest.mark.parametrize("words, text", [
@@ -233,7 +263,7 @@ def test_missing_classes_are_named_and_recorded(one_image, label_own, capsys, tm
     assert f"warning: no pseudo-label for {', '.join(missing)};" in out
     assert "1 files are not readable images" in out and "broken.png': not an image" in out
     assert sorted(run.results["kept_per_class"]) == [0] * 9 + [1]
-    assert (run.results["seen"], run.results["unreadable"]) == (1, 1)
+    assert (run.results["seen"], run.results["left_out"]) == (1, {"unreadable": 1})
     # And now there is.
     with pytest.raises(UserError, match="threshold 0.0 there, 0.05 here"):
         label_own(one_image, "--threshold", 0.05)

@@ -13,7 +13,7 @@ import pytest
 from conftest import TINY, label, train_student
 
 import data_generator
-from noisy_student import labels, runs
+from noisy_student import arguments, labels, runs
 from noisy_student.data import load_data
 from noisy_student.files import UserError, sha256
 from noisy_student.pool import Found
@@ -107,7 +107,7 @@ def test_nothing_kept_says_how_confident_the_teacher_was():
     assert labels.nothing_kept(args, histogram) == (
         "no image is above --threshold 0.9. Of 100 images, a tenth has a confidence below 0.35, "
         "half below 0.39, nine tenths below 0.43, all below 0.44. Try --threshold 0.42")
-    assert labels.nothing_kept(args, 0 * histogram) == "a, b: no readable image found"
+    assert labels.nothing_kept(args, 0 * histogram).startswith("a, b: no readable image found")
 
 
 def test_image_table_is_whole_or_not_there(tmp_path, capsys):
@@ -122,8 +122,8 @@ def test_image_table_is_whole_or_not_there(tmp_path, capsys):
         for image, confidence, truth in zip(images, (0.9, 0.8, 0.3), (1, None, -1)):
             table.add(image, 1, confidence, truth)
         for _ in range(7):
-            table.unreadable(images[3], UserError("empty file"))
-        table.finish({("s", "a")}, 0.5)
+            table.leave_out(images[3], UserError("empty file"))
+        table.finish({("s", "a")}, arguments.labelling("", ["s", "--threshold", "0.5"]))
     assert [path.name for path in tmp_path.iterdir()] == ["images.csv"]
     with labels.open_table(tmp_path / "images.csv") as file:
         head, *rows = csv.reader(file)
