@@ -156,8 +156,8 @@ def check(order, args):
     if not args.images and set(order) & set(LABELS):
         raise UserError("which images? --images photos/ rest "
                         "(rest needs --flags '--num-labeled N')")
-    if args.data != "cifar10" and not os.path.isdir(args.data):
-        raise UserError(f"{args.data}: no such folder (--data)")
+    if args.data != "cifar10" and not os.path.exists(args.data):
+        raise UserError(f"{args.data}: no such folder or file (--data)")
     for source in args.images:
         if source != "rest":
             pool.check_source(source)

@@ -46,8 +46,8 @@ def add_model_noise(flags):
 
 def add_training(flags, log_dir):
     """What step 1 and step 4 share."""
-    flags.add_argument("--data", default="cifar10",
-                       help="cifar10, or a folder train/<class>/*, test/<class>/*")
+    flags.add_argument("--data", default="cifar10", help="cifar10, or a folder train/<class>/*, "
+                       "test/<class>/*; README.md names more formats")
     flags.add_argument("--num-labeled", type=COUNT, metavar="N",
                        help="training images that keep their label (all)")
     flags.add_argument("--validation", choices=("split", "test"), default="split",

@@ -1,19 +1,20 @@
 """Labelled images, and who may see which. Imports Keras only to download CIFAR-10."""
 
 import dataclasses
-import os
-import pathlib
-import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
 
-from noisy_student.files import UserError, sha256
+from noisy_student import formats
+from noisy_student.files import UserError, reading, sha256
 from noisy_student.images import read_images
+from noisy_student.metrics import exact_copies
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 # Of the labelled images, so many are held out to validate on; never of the test images.
 VALIDATION_SHARE, VALIDATION_MOST = 0.1, 5000
+# Where there are no test images, one in so many of every class's images is one.
+TEST_EVERY = 5
 
 
 @dataclass
@@ -80,7 +81,8 @@ def load_data(name="cifar10", num_labeled=None, validation="split", seed=0):
     """Loads a data set and decides which training images keep their label.
 
     Args:
-        name: "cifar10" (Keras' own verified download), or a folder train/<class>/*, test/<class>/*.
+        name: "cifar10" (Keras' own verified download), or what formats.READERS know, such as a
+            folder train/<class>/*, test/<class>/*.
         num_labeled: how many training images keep their label (default: all). The others are
             `rest`.
         validation: "split" holds 10 % of the labelled images out (5,000 at most); "test" validates
@@ -89,8 +91,14 @@ def load_data(name="cifar10", num_labeled=None, validation="split", seed=0):
 
     Returns: Dataset. Raises: UserError.
     """
-    data = load_cifar10() if name == "cifar10" else load_folder(name)
-    return data.with_split(*split_labels(data.y, num_labeled, validation, seed))
+    data = load_cifar10() if name == "cifar10" else load_files(name)
+    data = data.with_split(*split_labels(data.y, num_labeled, validation, seed))
+    others = np.delete(data.x, data.val, axis=0)
+    for what, x, known in (("test", data.x_test, data.x), ("validation", data.x[data.val], others)):
+        if copies := exact_copies(x, known).sum():
+            print(f"warning: {name}: {copies:,} of {len(x):,} {what} images are among the "
+                  f"{'other ' if known is others else ''}training images, pixel for pixel")
+    return data
 
 
 def load_cifar10():
@@ -101,93 +109,63 @@ def load_cifar10():
     except Exception as error:
         # Keras raises a plain Exception when the download fails.
         raise UserError(
-            f"CIFAR-10 cannot be downloaded ({error}). Without a network, give a folder "
-            "train/<class>/*, test/<class>/* of images: --data FOLDER "
-            "(python data/make_toy.py data/toy draws one)") from error
+            f"CIFAR-10 cannot be downloaded ({error}). Without a network, give its archive, "
+            "--data cifar-10-python.tar.gz, or a folder train/<class>/*, test/<class>/* of images: "
+            "--data FOLDER (python data/make_toy.py data/toy draws one)") from error
     names = [f"train/{i:05d}" for i in range(len(x))]
     y, y_test = (labels.ravel().astype(np.int64) for labels in (y, y_test))
     return Dataset("cifar10", CIFAR10, x, y, names, x_test, y_test)
 
 
-def load_folder(folder):
-    """Reads train/<class>/* and test/<class>/* in sorted order."""
-    folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder. Data is 'cifar10', or a folder "
-                        "train/<class>/*, test/<class>/*; "
-                        "python data/make_toy.py data/toy draws one")
-    class_names, arrays = None, []
-    for part in ("train", "test"):
-        if not (folder / part).is_dir():
-            raise UserError(f"{folder}: has no folder {part}/ "
-                            f"(expected {part}/<class>/<images>)")
-        found = class_folders(folder / part)
-        class_names = class_names or found
-        if list(found) != list(class_names) or len(found) < 2:
-            raise UserError(f"{folder}: classes are the folders in train/ and test/, at least two "
-                            f"and the same in both; {part}/ has {list(found)}, "
-                            f"train/ has {list(class_names)}")
-        images, labels, paths = read_classes(folder / part, found)
-        arrays += [images, labels, [path.relative_to(folder).as_posix() for path in paths]]
-    return Dataset(str(folder), list(class_names), *arrays[:5])
+def load_files(path):
+    """Reads whatever formats.READERS know. Raises: UserError."""
+    class_names, parts = formats.read(path)
+    if "train" not in parts:
+        raise UserError(f"{path}: has no folder train/ (expected train/<class>/<images>), and "
+                        "nothing else to train on")
+    if len(class_names) < 2:
+        raise UserError(f"{path}: has one class, {class_names}; at least two are expected")
+    x, y, names = decode(path, class_names, parts["train"])
+    tested = "test" if "test" in parts else "val"
+    if tested in parts:
+        if "val" in parts:
+            print(f"{path}: its validation images are "
+                  f"{'the test images here' if tested == 'val' else 'not used'}")
+        x_test, y_test, _ = decode(path, class_names, parts[tested])
+        return Dataset(str(path), class_names, x, y, names, x_test, y_test)
+    # The same for every seed.
+    test = np.zeros(len(y), dtype=bool)
+    for c in range(len(class_names)):
+        test[np.flatnonzero(y == c)[TEST_EVERY - 1::TEST_EVERY]] = True
+    print(f"{path}: has no test images with labels, so every {TEST_EVERY}th training image of a "
+          f"class is one: {test.sum():,}")
+    names = [name for name, tested in zip(names, test) if not tested]
+    return Dataset(str(path), class_names, x[~test], y[~test], names, x[test], y[test])
 
 
-def class_folders(folder):
-    """{class name: folder} of the folders in a folder, sorted; hidden ones are no classes.
-
-    One name may be written with other code points on another system (é as e and an accent).
-    """
-    folders = [entry for entry in os.scandir(folder) if entry.is_dir() and not hidden(entry.name)]
-    named = {unicodedata.normalize("NFC", entry.name): pathlib.Path(entry) for entry in folders}
-    return dict(sorted(named.items()))
-
-
-def hidden(name):
-    """Whether a program put it there for itself: .ipynb_checkpoints, .DS_Store, __MACOSX."""
-    return name == "__MACOSX" or (name.startswith(".") and name not in (".", ".."))
-
-
-def visible_files(folder):
-    """Every file below a folder that is not hidden, sorted within each folder: paths.
-
-    Links to folders are not followed.
-    """
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if hidden(entry.name):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from visible_files(entry.path)
-        else:
-            yield pathlib.Path(entry.path)
-
-
-def read_classes(folder, folders):
-    """All images of each class.
+def decode(path, class_names, part, required=None):
+    """Decodes a formats.Part.
 
     Args:
-        folders: {class name: folder}, in the order of the classes' numbers.
+        required: names of classes that must have an image (all).
 
-    Returns: uint8 (N, 32, 32, 3), int64 (N,), and their N paths. What cannot be read is named and
-        left out. Raises: UserError, where a class has no readable image.
+    Returns: uint8 (N, 32, 32, 3), int64 (N,), and N names. What cannot be read is named and left
+        out. Raises: UserError, where a class has no readable image.
     """
-    paths, labels = [], []
-    for label, class_folder in enumerate(folders.values()):
-        files = list(visible_files(class_folder))
-        paths += files
-        labels += [label] * len(files)
-    images, unreadable = read_images(paths)
+    with reading(path):
+        images, unreadable = read_images(part.files, len(part.labels))
     if unreadable:
-        print(f"warning: {len(unreadable)} files in {folder} are not readable images "
+        print(f"warning: {len(unreadable)} files in {path} are not readable images "
               "and are left out:")
-        for path, reason in unreadable[:5]:
-            print(f"  {str(path)!r}: {reason}")
-    skipped = {path for path, _ in unreadable}
-    kept = [i for i, path in enumerate(paths) if path not in skipped]
-    labels = np.array(labels, dtype=np.int64)[kept]
-    missing = [name for label, name in enumerate(folders) if label not in labels]
+        for i, reason in list(unreadable.items())[:5]:
+            print(f"  {part.names[i]!r}: {reason}")
+    kept = [i for i in range(len(part.labels)) if i not in unreadable]
+    labels = part.labels[kept]
+    required = class_names if required is None else required
+    missing = [name for name in required if class_names.index(name) not in labels]
     if missing:
-        raise UserError(f"{folder}: no readable image of {', '.join(missing)}")
-    return images, labels, [paths[i] for i in kept]
+        raise UserError(f"{path}: no readable image of {', '.join(missing)}")
+    return images, labels, [part.names[i] for i in kept]
 
 
 def split_labels(y, num_labeled=None, validation="split", seed=0):
@@ -198,8 +176,8 @@ def split_labels(y, num_labeled=None, validation="split", seed=0):
     Args:
         y: int (N,), the classes.
 
-    Returns: three sorted int64 index arrays: train, val, rest. Raises: UserError, where a class
-        would have nothing to train on.
+    Returns: three sorted int64 index arrays: train, val, rest. Of every class there is an image to
+        train on. Raises: UserError, where they are too few for that, whatever the seed.
     """
     classes = np.unique(y)
     wanted = len(y) if num_labeled is None else num_labeled
@@ -209,7 +187,7 @@ def split_labels(y, num_labeled=None, validation="split", seed=0):
     if wanted > len(y):
         raise UserError(f"--num-labeled {wanted}: the data set has {len(y)} training images")
     said = f"--num-labeled {wanted}" if num_labeled else f"{wanted} training images"
-    if wanted < len(classes) or (validation == "split" and num_val == 0):
+    if wanted - num_val < len(classes) or (validation == "split" and num_val == 0):
         raise UserError(f"{said}: too few for {len(classes)} classes and a validation set")
     rng = np.random.default_rng(seed)
     # Each image's place within its own class, 0..1, in random order: sorting by it interleaves
@@ -218,9 +196,14 @@ def split_labels(y, num_labeled=None, validation="split", seed=0):
     for c in classes:
         members = np.flatnonzero(y == c)
         place[members] = (rng.permutation(len(members)) + rng.random()) / len(members)
-    val, train, rest = np.split(np.argsort(place, kind="stable"), [num_val, wanted])
-    missing = [c for c in classes if c not in y[train]]
-    if missing:
-        raise UserError(f"{said}: too few, {len(missing)} of {len(classes)} classes get no image "
-                        "to train on")
+    order = np.argsort(place, kind="stable")
+    for c in classes:
+        shown = y[order[num_val:wanted]]
+        if c not in shown:
+            # A rare class: an image of it changes places with the last one of a class of several.
+            several = np.bincount(shown)[shown] > 1
+            here = np.flatnonzero(y[order] == c)[0]
+            there = num_val + np.flatnonzero(several)[-1]
+            order[[here, there]] = order[[there, here]]
+    val, train, rest = np.split(order, [num_val, wanted])
     return np.sort(train), np.sort(val), np.sort(rest)

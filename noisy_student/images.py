@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import math
 import os
 import pathlib
@@ -211,26 +212,36 @@ def live_and_die_with_parent(parent):
     threading.Thread(target=watch, daemon=True).start()
 
 
-def read_images(paths):
-    """Decodes many files, on all cores where there are many.
+def read_images(files, count=None):
+    """Decodes many files (see read_or_reason), on all cores where there are many bytes.
 
-    Returns: uint8 (N, 32, 32, 3) of those that can be read, in the order given, and a list of
-        (path, reason) of those that cannot.
+    Args:
+        files: a list, or an iterable of `count` of them.
+
+    Returns: uint8 (N, 32, 32, 3) of those that can be read, in the order given, and {place in that
+        order: UserError} of those that cannot.
     """
-    images, unreadable = np.empty((len(paths), IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8), []
-    many = sum(map(file_size, paths)) > FEW_BYTES
-    decoded = decode_all(paths) if many else map(read_or_reason, paths)
+    count = len(files) if count is None else count
+    images, unreadable = np.empty((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8), {}
+    files, first, size = iter(files), [], 0
+    while size <= FEW_BYTES and (file := next(files, None)) is not None:
+        first.append(file)
+        size += file_size(file)
+    many = size > FEW_BYTES
+    decoded = decode_all(itertools.chain(first, files)) if many else map(read_or_reason, first)
     for i, image in enumerate(decoded):
         if isinstance(image, UserError):
-            unreadable.append((paths[i], str(image)))
+            unreadable[i] = image
         else:
             images[i - len(unreadable)] = image
-    return images[:len(paths) - len(unreadable)], unreadable
+    return images[:count - len(unreadable)], unreadable
 
 
-def file_size(path):
-    """In bytes; 0 where that cannot be told."""
+def file_size(file):
+    """Of a path or of bytes, in bytes; 0 where that cannot be told, or nothing is to be decoded."""
+    if isinstance(file, bytes):
+        return len(file)
     try:
-        return os.stat(path).st_size
+        return os.stat(file).st_size if isinstance(file, (str, os.PathLike)) else 0
     except OSError:
         return 0

@@ -10,8 +10,8 @@ import zipfile
 from collections import deque
 from typing import NamedTuple
 
-from noisy_student.data import hidden, visible_files
 from noisy_student.files import UserError, first_line
+from noisy_student.formats import hidden, visible_files
 from noisy_student.images import decode_all, file_size
 
 # Bytes; what a member of an archive claims beyond that is not unpacked.

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from noisy_student import figures
+from noisy_student import figures, formats
 from noisy_student.backend import loss_gradient
-from noisy_student.data import CIFAR10, class_folders, read_classes
+from noisy_student.data import CIFAR10, decode
 from noisy_student.files import UserError, read_arrays, read_json, reading, sha256, write_json
 from noisy_student.metrics import exact_copies, near_copies
 from noisy_student.training import duration, predict
@@ -307,32 +307,28 @@ def shifted(folder, data):
     return Test(sha256(x, y), measure, columns)
 
 
-def load_shifted(folder, class_names):
-    """A folder <class>/* (or test/<class>/*), or CIFAR-10.1's two .npy files.
+def load_shifted(path, class_names):
+    """Images to test with, in any format that --data takes, or a folder <class>/*.
 
-    Returns: uint8 (N, 32, 32, 3), int64 (N,). Raises: UserError, where its classes are others.
+    Returns: uint8 (N, 32, 32, 3), int64 (N,), numbered as `class_names`. Raises: UserError, where
+        its classes are others.
     """
-    folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    data, labels = (sorted(folder.glob(f"*{kind}.npy")) for kind in ("data", "labels"))
-    if len(data) > 1 or len(labels) > 1:
-        raise UserError(f"{folder}: holds several sets ({', '.join(path.name for path in data)}); "
-                        "give a folder with one *data.npy and its *labels.npy")
-    if data and labels:
-        x, y = read_arrays(data[0]), read_arrays(labels[0])
-        if x.dtype != np.uint8 or y.ndim != 1 or x.shape != (len(y), 32, 32, 3):
-            raise UserError(f"{folder}: uint8 (N, 32, 32, 3) and N labels are expected, "
-                            f"got {x.dtype} {x.shape}, {y.shape}")
-        if y.dtype.kind not in "iu" or not len(y) or y.min() < 0 or y.max() >= len(class_names):
-            raise UserError(f"{labels[0]}: classes 0 to {len(class_names) - 1} are expected")
-        return x, renumbered(y, class_names, labels[0]).astype(np.int64)
-    folder = folder / "test" if (folder / "test").is_dir() else folder
-    folders = class_folders(folder)
-    missing = [name for name in class_names if name not in folders]
+    theirs, parts = formats.read(path)
+    part = next(parts[name] for name in ("test", "val", "train") if name in parts)
+    if theirs == formats.names_of(range(len(theirs))):
+        if len(theirs) > len(class_names):
+            raise UserError(f"{path}: classes 0 to {len(class_names) - 1} are expected, "
+                            f"it has {len(theirs)}")
+        return decode(path, theirs, part._replace(
+            labels=renumbered(part.labels, class_names, path)), required=())[:2]
+    missing = [name for name in class_names if name not in theirs]
     if missing:
-        raise UserError(f"{folder}: no readable image of {', '.join(missing)}")
-    return read_classes(folder, {name: folders[name] for name in class_names})[:2]
+        raise UserError(f"{path}: no readable image of {', '.join(missing)}")
+    x, y, _ = decode(path, theirs, part, required=class_names)
+    ours = np.array([class_names.index(n) if n in class_names else -1 for n in theirs])[y]
+    if (ours < 0).any():
+        print(f"{path}: {(ours < 0).sum():,} images are of other classes and left out")
+    return x[ours >= 0], ours[ours >= 0]
 
 
 # --- images that were trained on ------------------------------------------------------------------

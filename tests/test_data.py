@@ -40,25 +40,21 @@ def test_split_holds_out_a_tenth_but_five_thousand_at_most():
 @pytest.mark.parametrize("num_labeled, text", [
     (101, "--num-labeled 101: the data set has 100 training images"),
     (9, "--num-labeled 9: too few for 10 classes"), (5, "--num-labeled 5: too few for 10 classes"),
-    (10, "--num-labeled 10: too few, 1 of 10 classes get no image to train on")])
+    (10, "--num-labeled 10: too few for 10 classes and a validation set")])
 def test_split_refuses(num_labeled, text):
     with pytest.raises(UserError, match=f"^{text}"):
         split_labels(np.arange(100) % 10, num_labeled)
 
 
-def test_class_of_one_image_is_trained_on_or_the_split_says_so():
-    y, refused = np.array([0] * 30 + [1]), 0
-    for seed in range(40):
-        try:
-            train, val, _ = split_labels(y, seed=seed)
-            assert 30 in train and 30 not in val
-        except UserError as error:
-            # No flag is named that nobody has given.
-            assert str(error) == ("31 training images: too few, 1 of 2 classes get no image "
-                                  "to train on")
-            refused += 1
-    assert 0 < refused < 20
-    assert 30 in split_labels(y, validation="test")[0]
+def test_rare_classes_are_trained_on_whatever_the_seed():
+    y = np.array([0] * 30 + [1] + [2, 2] + [3] * 7)
+    for num_labeled in (None, 10):
+        for seed in range(30):
+            train, val, rest = split_labels(y, num_labeled, seed=seed)
+            assert set(y[train]) == {0, 1, 2, 3} and 30 in train
+            assert sorted([*train, *val, *rest]) == list(range(40))
+            assert (len(train), len(val)) == ((36, 4) if num_labeled is None else (9, 1))
+    # No flag is named that nobody has given.
     with pytest.raises(UserError, match="^2 training images: too few for 2 classes and a valid"):
         split_labels(np.array([0, 1]))
 
@@ -128,7 +124,8 @@ def test_hidden_files_and_folders_are_neither_class_nor_image(tmp_path, capsys):
     shutil.copy(tmp_path / "train" / "a" / "1.png", tmp_path / "train" / "a" / "._1.png")
     read = load_data(str(tmp_path))
     assert read.names == whole.names and read.lineage() == whole.lineage()
-    assert capsys.readouterr().out == ""
+    # In each part two that might be classes, and two within classes; and two files.
+    assert capsys.readouterr().out == f"{tmp_path}: 10 hidden files or folders are passed over\n"
     # A folder within a class that is not hidden belongs to it.
     (tmp_path / "train" / "b" / "more").mkdir()
     (tmp_path / "train" / "b" / "0.png").rename(tmp_path / "train" / "b" / "more" / "0.png")
@@ -141,6 +138,38 @@ def test_a_name_is_the_same_class_however_its_accents_are_written(tmp_path):
     read = load_data(str(tmp_path))
     assert read.class_names == [composed, "dog"]
     assert np.bincount(read.y_test).tolist() == [10, 10]
+    # And side by side, as two systems left them in one folder.
+    os.rename(tmp_path / "train" / "dog", tmp_path / "train" / decomposed)
+    os.rename(tmp_path / "test" / "dog", tmp_path / "test" / composed)
+    make_set(tmp_path / "more", "dog")
+    for part in ("train", "test"):
+        (tmp_path / "more" / part / "dog").rename(tmp_path / part / "dog")
+    assert np.bincount(load_data(str(tmp_path)).y).tolist() == [20, 10]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links are a matter of rights there")
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    make_set(tmp_path / "set", "a", "b")
+    (tmp_path / "set" / "train" / "a").rename(tmp_path / "elsewhere")
+    (tmp_path / "set" / "train" / "a").mkdir()
+    for name, target in (("link", "elsewhere"), ("again", "elsewhere"), ("up", "set/train"),
+                         ("self", "set/train/a")):
+        (tmp_path / "set" / "train" / "a" / name).symlink_to(tmp_path / target)
+    read = load_data(str(tmp_path / "set"))
+    assert np.bincount(read.y).tolist() == [10, 10] and read.names[0] == "train/a/again/0.png"
+
+
+def test_copies_across_the_split_are_counted(tmp_path, capsys):
+    make_set(tmp_path, "a", "b")
+    for i in range(3):
+        shutil.copy(tmp_path / "train" / "a" / f"{i}.png", tmp_path / "test" / "a" / f"{i + 2}.png")
+    for i in range(10):
+        shutil.copy(tmp_path / "train" / "b" / f"{i}.png", tmp_path / "train" / "b" / f"1{i}.png")
+    load_data(str(tmp_path))
+    out = capsys.readouterr().out
+    assert "3 of 20 test images are among the training images, pixel for pixel" in out
+    # Every image of b is there twice, and two of three to validate on are of b.
+    assert "2 of 3 validation images are among the other training images, pixel for pixel" in out
 
 
 def test_names_that_are_not_utf8_are_names(tmp_path):
@@ -148,7 +177,7 @@ def test_names_that_are_not_utf8_are_names(tmp_path):
     read = load_data(str(tmp_path))
     assert read.class_names == ["M\udcfcnze", "dog"] and len(read.x) == 20
     os.rename(os.fsencode(tmp_path) + b"/test/M\xfcnze", tmp_path / "test" / "Muenze")
-    with pytest.raises(UserError, match="the same in both"):
+    with pytest.raises(UserError, match="the same in all"):
         load_data(str(tmp_path))
     os.rename(tmp_path / "test" / "Muenze", os.fsencode(tmp_path) + b"/test/M\xf6nze")
     make_set(tmp_path / "2", "dog", b"M\xf6nze")
@@ -158,12 +187,12 @@ def test_names_that_are_not_utf8_are_names(tmp_path):
 
 
 @pytest.mark.parametrize("spoil, text", [
-    (lambda folder: (folder / "test").rename(folder / "tests"), "has no folder test/"),
-    (lambda folder: (folder / "test" / "a").rename(folder / "test" / "c"), "the same in both"),
+    (lambda folder: (folder / "train").rename(folder / "trained"), "has no folder train/"),
+    (lambda folder: (folder / "test" / "a").rename(folder / "test" / "c"), "the same in all"),
     (lambda folder: [shutil.rmtree(folder / part / "a") for part in ("train", "test")],
      "at least two"),
     (lambda folder: [path.write_bytes(b"x") for path in (folder / "test" / "b").iterdir()],
-     "test: no readable image of b$"),
+     "no readable image of b$"),
 ])
 def test_folder_that_is_no_data_set(spoil, text, tmp_path):
     make_set(tmp_path, "a", "b")

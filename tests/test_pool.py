@@ -153,7 +153,7 @@ def test_hidden_members_are_skipped_and_links_not_followed(tmp_path):
         (tmp_path / "folder" / name).write_bytes(png())
     # A folder that holds itself.
     os.symlink(tmp_path / "folder", tmp_path / "folder" / "a" / "more")
-    assert list(shown(tmp_path / "folder")) == ["a/1.png", "a/more"]
+    assert list(shown(tmp_path / "folder")) == ["a/1.png"]
     os.remove(tmp_path / "folder" / "a" / "more")
     # What the user names is read, whatever its name.
     shutil.copytree(tmp_path / "folder" / "a", tmp_path / ".hidden" / "a")

@@ -238,6 +238,7 @@ def test_the_two_files_of_cifar10_1(tmp_path):
     with pytest.raises(UserError, match="classes 0 to 2 are expected"):
         robustness.load_shifted(tmp_path, list("abc"))
     np.save(tmp_path / "cifar10.1_v4_data.npy", x)
+    np.save(tmp_path / "cifar10.1_v4_labels.npy", np.arange(7, dtype=np.int32))
     with pytest.raises(UserError, match="several sets"):
         robustness.load_shifted(tmp_path, CIFAR10)
 
