@@ -85,7 +85,8 @@ def teacher(doc, argv=None):
 def labelling(doc, argv=None):
     """Of step 2, imagenet_dummy_label.py."""
     flags = parser(doc)
-    flags.add_argument("images", nargs="+", help="folders, tar or zip archives, or the word rest")
+    flags.add_argument("images", nargs="+", help="folders, tar or zip archives, Parquet "
+                       "files, or the word rest")
     flags.add_argument("--teacher", default="logs/teacher",
                        help="folder of a finished training, or a .keras file (with --classes)")
     flags.add_argument("--classes", nargs="+", metavar="NAME",

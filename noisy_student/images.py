@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import pickle
+import re
 import signal
 import stat
 import threading
@@ -17,7 +18,7 @@ from multiprocessing import resource_tracker
 
 import numpy as np
 from joblib.externals import loky
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from noisy_student.files import UserError, first_line
 
@@ -26,10 +27,38 @@ IMAGE_SIZE = 32
 # A large JPEG is decoded at no less than so many times IMAGE_SIZE, in a fraction of the time. At
 # four times, the result differs by less than it does between two good resizing filters.
 JPEG_DETAIL = 4
-# The EXIF tag that says how a camera was held; 1 is upright.
+# The EXIF tag that says how a camera was held, and what undoes it; 1 is upright.
 EXIF_ORIENTATION = 0x0112
+UPRIGHT = dict(enumerate((
+    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90), 2))
 # The decoders that files from anywhere may reach.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# What else there may be, by how it begins, and what to do about it.
+CONVERT, NAME_IT = "convert it to PNG or JPEG", "unpack it, or name it by itself"
+OTHERS = (
+    (rb"....ftyp(avif|avis)", "an AVIF image, which this Pillow cannot decode", CONVERT),
+    (rb"....ftyp(hei|hev|mif1|msf1)", "a HEIC image", CONVERT),
+    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "a JPEG 2000 image", CONVERT),
+    (rb"\0\0\0\x0cJXL |\xff\x0a", "a JPEG XL image", CONVERT),
+    (rb"8BPS", "a Photoshop image", CONVERT),
+    (rb"\0\0\x01\0", "an icon", CONVERT),
+    (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg", "an SVG drawing",
+     CONVERT),
+    (rb"%!PS|%PDF", "a PostScript or PDF document", CONVERT),
+    (rb"....ftyp|RIFF....AVI |\x1aE\xdf\xa3", "a video", "extract its frames"),
+    (rb"(?i)\s*<(!doctype )?html", "a web page", "the download went wrong"),
+    (rb"version https://git-lfs", "a Git LFS pointer", "git lfs pull fetches the file"),
+    (rb"PK\x03\x04", "a zip archive or .npz", NAME_IT),
+    (rb".{257}ustar", "a tar archive", NAME_IT),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd", "compressed (gzip, bzip2, xz or zstd)", NAME_IT),
+    (rb"7z\xbc\xaf|Rar!", "a 7z or RAR archive", "unpack it"),
+    (rb"PAR1", "a Parquet file", "name it by itself"),
+    (rb"\x93NUMPY", "a NumPy array", "save its images as PNG"),
+    (rb"\x80[\x02-\x05]", "a pickle", "which could run any program: save its images as PNG"),
+    (rb"\x89HDF", "an HDF5 file", "save its images as PNG"),
+)
 # A worker is given so many files at a time, and no more bytes of archived files than this.
 CHUNK, CHUNK_BYTES = 64, 4 << 20
 # Seconds after which a worker that has nothing to do ends. A slow teacher keeps it waiting.
@@ -37,8 +66,26 @@ IDLE = 60
 # So few bytes of files are decoded sooner than worker processes start.
 FEW_BYTES = 8 << 20
 
+# A PNG's texts, of whatever length, are not looked at; all together they are limited all the same.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 # There are thousands of them in a bad folder, and what cannot be read is reported by name.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def what_it_is(file):
+    """What a path or binary file that is no image really is, by its beginning; and the way out."""
+    try:
+        if isinstance(file, (str, os.PathLike)):
+            with open(file, "rb") as opened:
+                return what_it_is(opened)
+        file.seek(0)
+        head = file.read(512)
+    except OSError:
+        head = b""
+    for begins, kind, advice in OTHERS:
+        if re.match(begins, head, re.DOTALL):
+            return f"{kind}: {advice}"
+    return "not an image"
 
 
 class LeftOut(UserError):
@@ -78,8 +125,9 @@ def read_image(file):
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise UserError(f"{image.width}x{image.height} pixels, "
                                 f"more than {Image.MAX_IMAGE_PIXELS} (a bomb?)")
-            if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
-                image = ImageOps.exif_transpose(image)
+            turn = orientation(image)
+            if turn is not None:
+                image = image.transpose(turn)
             image = to_rgb(image)
             if image.size != (IMAGE_SIZE, IMAGE_SIZE):
                 size = (IMAGE_SIZE, IMAGE_SIZE)
@@ -88,10 +136,19 @@ def read_image(file):
     except UserError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise UserError("not an image") from error
+        raise UserError(what_it_is(file)) from error
     except Exception as error:
         # A decoder fed with broken bytes raises almost anything.
         raise UserError(f"{type(error).__name__}: {first_line(error)}") from error
+
+
+def orientation(image):
+    """How an image is turned upright: one of Pillow's ways to transpose, or None."""
+    try:
+        return UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION))
+    except Exception:
+        # Damaged metadata are no reason to lose an image.
+        return None
 
 
 def to_rgb(image):

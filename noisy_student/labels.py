@@ -330,6 +330,10 @@ class ImageTable:
         if exact or near:
             print(f"{exact + near:,} images are left out, which show validation or test images, "
                   f"{exact:,} of them pixel for pixel (images.csv names all)")
+        hidden, companions = self.counts["hidden"], self.counts["companion"]
+        if hidden or companions:
+            print(f"{hidden:,} hidden files or folders and {companions:,} texts beside images are "
+                  "passed over (images.csv names all)")
         beyond = "over the cap"
         if args.keep_share:
             beyond = "beyond the share or cap" if args.per_class_cap else "beyond the share"

@@ -1,4 +1,4 @@
-"""Unlabelled images from anywhere: folders, tar and zip archives. Imports no Keras.
+"""Unlabelled images from anywhere: folders, tar and zip archives, Parquet. Imports no Keras.
 
 A new format is a generator of Found and a line in READERS. Nothing is ever unpacked to disk.
 """
@@ -11,11 +11,14 @@ from collections import deque
 from typing import NamedTuple
 
 from noisy_student.files import UserError, first_line
-from noisy_student.formats import hidden, visible_files
-from noisy_student.images import decode_all, file_size
+from noisy_student.formats import hidden, parquet_images, visible_files
+from noisy_student.images import LeftOut, decode_all, file_size, what_it_is
 
 # Bytes; what a member of an archive claims beyond that is not unpacked.
 LARGEST_MEMBER = 256 << 20
+HIDDEN = LeftOut("hidden", "a program put it there for itself")
+# As WebDataset has them.
+COMPANION = LeftOut("companion", "says something about an image")
 
 
 class Found(NamedTuple):
@@ -31,8 +34,12 @@ class Found(NamedTuple):
 
 
 def from_folder(folder):
-    for path in visible_files(folder):
-        yield Found(folder, os.path.relpath(path, folder), path, file_size(path))
+    passed = []
+    for path in visible_files(folder, passed):
+        content = passed_over(path.name) or path
+        yield Found(folder, os.path.relpath(path, folder), content, file_size(path))
+    for path in passed:
+        yield Found(folder, os.path.relpath(path, folder), HIDDEN, 0)
 
 
 def size_of_folder(folder):
@@ -43,10 +50,11 @@ def from_zip(source):
     """A zip can be read on behind a damaged member, which is one unreadable file."""
     with zipfile.ZipFile(source) as archive:
         for member in sorted(archive.infolist(), key=lambda member: member.filename):
-            if member.is_dir() or is_hidden(member.filename):
+            if member.is_dir():
                 continue
             try:
-                content = read_member(archive.open, member, member.file_size)
+                content = passed_over(member.filename) or read_member(
+                    archive.open, member, member.file_size)
             except Exception as error:
                 content = UserError(first_line(error))
             yield Found(source, member.filename, content, member.compress_size)
@@ -61,13 +69,18 @@ def from_tar(source):
     with open(source, "rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as archive:
         before = 0
         for member in archive:
-            if member.isdir() or is_hidden(member.name):
+            if member.isdir():
                 continue
-            content = UserError("a link or a device, not a file")
-            if member.isreg():
+            content = passed_over(member.name) or UserError("a link or a device, not a file")
+            if member.isreg() and not isinstance(content, LeftOut):
                 content = read_member(archive.extractfile, member, member.size)
             yield Found(source, member.name, content, raw.tell() - before)
             before = raw.tell()
+
+
+def from_parquet(source):
+    for row, content in enumerate(parquet_images(source)):
+        yield Found(source, f"{row:07d}", content, file_size(content))
 
 
 # How a source is recognised, what reads it, and its size in bytes as Found counts it.
@@ -75,6 +88,7 @@ READERS = (
     (os.path.isdir, from_folder, size_of_folder),
     (zipfile.is_zipfile, from_zip, size_of_zip),
     (tarfile.is_tarfile, from_tar, os.path.getsize),
+    (lambda source: source.endswith(".parquet"), from_parquet, os.path.getsize),
 )
 
 
@@ -86,8 +100,11 @@ def read_member(open_member, member, size):
         return file.read(LARGEST_MEMBER)
 
 
-def is_hidden(path):
-    return any(hidden(name) for name in tidy(path).split("/"))
+def passed_over(path):
+    """The LeftOut of what is hidden, or is said about an image beside it; None of all else."""
+    if any(hidden(name) for name in tidy(path).split("/")):
+        return HIDDEN
+    return COMPANION if os.path.splitext(path)[1] in (".cls", ".json", ".txt") else None
 
 
 def tidy(path):
@@ -108,7 +125,8 @@ def check_source(source, data=None):
                 return size(source)
     except Exception as error:
         raise UserError(f"{source}: {first_line(error)}") from error
-    raise UserError(f"{source}: neither a folder, nor a tar or zip archive, nor the word rest")
+    raise UserError(f"{source}: neither a folder, nor a tar or zip archive, nor a Parquet file, "
+                    f"nor the word rest, but {what_it_is(source)}")
 
 
 def find_images(source, data=None):

@@ -110,7 +110,7 @@ def test_what_needs_a_cell_that_failed_is_not_made(made):
 
 @pytest.mark.parametrize("words, message", [
     ([], "which images. --images photos/ rest"),
-    (["--images", "{toy}/unlabeled", "--data", "{toy}/nowhere"], "nowhere: no such folder .--data"),
+    (["--images", "{toy}/unlabeled", "--data", "{toy}/nowhere"], "nowhere: no such folder or file"),
     (["--images", "{toy}/nowhere"], "nowhere: no such folder or archive"),
     (["--images", "{toy}/truth.csv"], "neither a folder, nor a tar or zip archive"),
     (["--images", "rest"], "rest: every image has a label; --flags '--num-labeled N' hides some"),

@@ -1,13 +1,16 @@
 """Images of any kind become what the network is shown, or say why not, in the order they came."""
 
+import gzip
 import io
 import os
+import pickle
 import sys
 import types
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, features
+from PIL.PngImagePlugin import PngInfo
 
 from noisy_student import images
 from noisy_student.files import UserError
@@ -89,6 +92,45 @@ def test_other_ranges_are_refused_with_their_limits(pixels, limits):
         images.to_rgb(Image.fromarray(pixels))
 
 
+@pytest.mark.parametrize("kind, text", [
+    ("JPEG2000", "^a JPEG 2000 image: convert it"), ("ICO", "^an icon: convert it"),
+    ("PDF", "^a PostScript or PDF document: convert it"), ("TGA", "^not an image$")])
+def test_what_is_not_decoded_says_what_it_is(kind, text):
+    with pytest.raises(UserError, match=text):
+        read_image(io.BytesIO(encoded(noise(32, 32), kind)))
+
+
+@pytest.mark.parametrize("content, text", [
+    (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC image"), (b"\0\0\0\x20ftypisom", "a video"),
+    (b'<?xml version="1.0"?>\n<svg>', "an SVG drawing"), (b"<!DOCTYPE html>", "a web page"),
+    (gzip.compress(b"x"), "compressed"), (pickle.dumps([1], protocol=2), "a pickle")])
+def test_what_is_no_image_says_what_it_is(content, text):
+    with pytest.raises(UserError, match=f"^{text}"):
+        read_image(io.BytesIO(content))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow cannot decode AVIF")
+def test_avif_is_decoded():
+    red = np.full((64, 64, 3), (200, 60, 60), np.uint8)
+    assert np.abs(read_image(io.BytesIO(encoded(red, "AVIF"))).astype(int) - red[0, 0]).max() < 8
+
+
+def test_no_image_is_lost_for_its_metadata():
+    texts, exif, file = PngInfo(), b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", io.BytesIO()
+    # An editor's history of the picture.
+    texts.add_text("XML:com.adobe.xmp", "x" * (3 << 20), zip=True)
+    Image.fromarray(noise(32, 32)).save(file, "PNG", pnginfo=texts, exif=exif)
+    assert (read_image(file) == noise(32, 32)).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_undone(orientation):
+    file, held = io.BytesIO(), Image.Exif()
+    held[EXIF_ORIENTATION] = orientation
+    Image.fromarray(noise(32, 32)).save(file, "PNG", exif=held)
+    assert (read_image(file) == np.array(ImageOps.exif_transpose(Image.open(file)))).all()
+
+
 def test_shrinking_is_antialiased():
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
@@ -111,7 +153,7 @@ def test_unreadable_images_say_why(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400_000)
     for name, text in (("cut", "(?i)truncated"), ("empty", "^empty file"), ("link", "No such file"),
                        ("text", "^not an image"), ("pipe", "^not a regular file"),
-                       ("program", "^not an image"),
+                       ("program", "^a PostScript or PDF document"),
                        ("bomb", "^700x700 pixels, more than 400000")):
         with pytest.raises(UserError, match=text):
             read_image(tmp_path / name)

@@ -13,7 +13,7 @@ from PIL import Image
 from noisy_student import pool
 from noisy_student.data import Dataset
 from noisy_student.files import UserError
-from noisy_student.images import read_or_reason
+from noisy_student.images import LeftOut, read_or_reason
 from noisy_student.pool import Found, check_source, find_images
 
 
@@ -35,7 +35,14 @@ def pictures(tmp_path):
 
 def shown(source):
     """{path: pixels or reason}, as step 2 would see them."""
-    return {image.path: read_or_reason(image.content) for image in find_images(str(source))}
+    return {image.path: read_or_reason(image.content) for image in find_images(str(source))
+            if not isinstance(image.content, LeftOut)}
+
+
+def passed_over(source):
+    """{path: status} of what is no image, and no mistake."""
+    return {image.path: image.content.status for image in find_images(str(source))
+            if isinstance(image.content, LeftOut)}
 
 
 def pack(path, files):
@@ -148,6 +155,7 @@ def test_hidden_members_are_skipped_and_links_not_followed(tmp_path):
     files = dict.fromkeys(names, png())
     for name in ("a.tar", "a.zip"):
         assert set(shown(pack(tmp_path / name, files))) == {"a/1.png", "../2.png"}
+        assert passed_over(tmp_path / name) == dict.fromkeys(names[1:4], "hidden")
     for name in names[:-1]:
         (tmp_path / "folder" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "folder" / name).write_bytes(png())
@@ -155,9 +163,49 @@ def test_hidden_members_are_skipped_and_links_not_followed(tmp_path):
     os.symlink(tmp_path / "folder", tmp_path / "folder" / "a" / "more")
     assert list(shown(tmp_path / "folder")) == ["a/1.png"]
     os.remove(tmp_path / "folder" / "a" / "more")
+    assert passed_over(tmp_path / "folder") == dict.fromkeys(
+        ("a/.DS_Store", "__MACOSX", ".thumbs"), "hidden")
     # What the user names is read, whatever its name.
     shutil.copytree(tmp_path / "folder" / "a", tmp_path / ".hidden" / "a")
     assert list(shown(tmp_path / ".hidden")) == ["a/1.png"]
+
+
+def test_texts_beside_images_in_webdatasets_are_companions(tmp_path):
+    files = {f"000{i}.{kind}": content for i in range(3)
+             for kind, content in (("cls", b"3"), ("jpg", png(i)), ("json", b"{}"), ("txt", b"a"))}
+    for name in ("shard.tar", "shard.zip"):
+        images = shown(pack(tmp_path / name, files))
+        assert [int(images[f"000{i}.jpg"][0, 0, 0]) for i in range(3)] == [0, 1, 2]
+        assert len(images) == 3 and len(passed_over(tmp_path / name)) == 9
+        assert set(passed_over(tmp_path / name).values()) == {"companion"}
+
+
+def test_parquet_files_of_hugging_face(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    images = [{"bytes": png(i), "path": "same.png"} for i in range(100)]
+    images[7] = {"bytes": None, "path": "elsewhere.png"}
+    for name, column in (("a", images), ("b", [image["bytes"] for image in images])):
+        source = tmp_path / f"{name}.parquet"
+        parquet.write_table(pyarrow.table({"text": ["x"] * 100, "image": column}), source)
+        found = shown(source)
+        assert str(found.pop("0000007")) == "no bytes"
+        assert {path: int(image[0, 0, 0]) for path, image in found.items()} == {
+            f"{i:07d}": i for i in range(100) if i != 7}
+        assert check_source(str(source)) == source.stat().st_size
+
+
+def test_what_is_no_source_says_what_it_is(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    with pytest.raises(UserError, match="nor the word rest, but a NumPy array: save its images"):
+        check_source(str(tmp_path / "x.npy"))
+    np.savez(tmp_path / "x.npz", image=np.zeros(3))
+    inner = pack(tmp_path / "inner.tar", {"1.png": png()}).read_bytes()
+    for source, name, text in ((tmp_path / "x.npz", "image.npy", "a NumPy array: save its images"),
+                               (pack(tmp_path / "outer.tar", {"in.tar": inner}), "in.tar",
+                                "a tar archive: unpack it, or name it by itself")):
+        assert str(shown(source)[name]).startswith(text)
 
 
 def test_rest_is_what_the_data_set_leaves_without_label():
