@@ -205,8 +205,9 @@ def main(args):
     if args.keep_share:
         # The share is in the place of the threshold.
         args.threshold = 0.0
-    run = runs.start("imagenet_dummy_label.py", args.out, args, teacher.made_from,
-                     teacher.taught_by, flag="--out")
+    made_from = {**teacher.made_from, "pool_bytes": size}
+    run = runs.start("imagenet_dummy_label.py", args.out, args, made_from, teacher.taught_by,
+                     flag="--out")
     if run.finished:
         print(f"{args.out} is finished: {run.results['kept']:,} of {run.results['seen']:,} images "
               "kept; delete it to label again")

@@ -1,7 +1,12 @@
 """The command lines of all scripts. Imports no Keras: --help and a wrong flag answer at once."""
 
 import argparse
+import contextlib
+import importlib.util
+import json
 import math
+import os
+import sys
 
 
 def number(kind, low, high=math.inf, open_low=False):
@@ -26,9 +31,28 @@ SHARE = number(float, 0, 1)
 PROBABILITY = number(float, 0, 1, open_low=True)
 
 
+class Parser(argparse.ArgumentParser):
+    """Ends, before Keras is imported, where Keras is told to compute on what is not there."""
+
+    def parse_args(self, argv=None):
+        args = super().parse_args(argv)
+        home = os.environ.get("KERAS_HOME", os.path.expanduser("~/.keras"))
+        settings, said_by = os.path.join(home, "keras.json"), "KERAS_BACKEND"
+        backend = os.environ.get("KERAS_BACKEND")
+        if not backend:
+            said_by = settings
+            # Keras takes a damaged file for none.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                with open(settings, encoding="utf-8") as file:
+                    backend = json.load(file).get("backend")
+        if backend and importlib.util.find_spec(str(backend)) is None:
+            sys.exit(f"error: {said_by} chooses {backend!r} for Keras to compute on, and there is "
+                     "no such package in this environment")
+        return args
+
+
 def parser(doc):
-    return argparse.ArgumentParser(description=doc,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    return Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def add_network(flags):

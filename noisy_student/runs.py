@@ -1,6 +1,7 @@
 """A run: a folder that knows what was asked for, what it was made from, and what came of it."""
 
 import json
+import os
 import pathlib
 import platform
 from dataclasses import asdict, dataclass, field
@@ -166,8 +167,14 @@ def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir"
 
 
 def differences(old, new):
-    """What two runs were made with or from, where it differs, in words. A data set may move."""
+    """What two runs were made with or from, where it differs, in words.
+
+    A data set may move, and so may what is labelled, whose name and size stay.
+    """
     was, now = ({"script": run.script, **run.made_from, **run.arguments} for run in (old, new))
+    for made in (was, now):
+        if "images" in made:
+            made["images"] = [os.path.basename(os.path.abspath(path)) for path in made["images"]]
     return [f"{key} {was.get(key)} there, {now.get(key)} here" for key in {**was, **now}
             if was.get(key) != now.get(key) and key != "data"]
 

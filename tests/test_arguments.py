@@ -75,3 +75,20 @@ def test_every_script_explains_itself_and_imports_nothing_that_takes_seconds(tmp
             doc = ast.get_docstring(ast.parse(file.read()), clean=False)
         assert doc.strip() in out and f"python {script}.py" in doc
     assert not list(tmp_path.iterdir())
+
+
+def test_a_backend_that_is_not_there_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("KERAS_BACKEND", "theano")
+    with pytest.raises(SystemExit, match="^error: KERAS_BACKEND chooses 'theano' for Keras"):
+        arguments.teacher("", [])
+    monkeypatch.delenv("KERAS_BACKEND")
+    assert arguments.teacher("", []).seed == 0
+    for text, refused in (('{"backend": "theano"}', True), ('{"backend": "numpy"}', False),
+                          ('{"epsilon": 1e-7}', False), ("{damaged", False), ("[]", False)):
+        (tmp_path / "keras.json").write_text(text)
+        if refused:
+            with pytest.raises(SystemExit, match="keras.json chooses 'theano'"):
+                arguments.teacher("", [])
+        else:
+            arguments.teacher("", [])

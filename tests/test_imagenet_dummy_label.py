@@ -271,6 +271,18 @@ def test_missing_classes_are_named_and_recorded(one_image, label_own, capsys, tm
     assert "is finished: 1 of 1 images kept" in capsys.readouterr().out
 
 
+def test_pool_may_move_but_not_change(one_image, label_own, capsys):
+    label_own(one_image, "--threshold", 0)
+    moved = one_image.parent / "disk" / "one"
+    moved.parent.mkdir()
+    one_image.rename(moved)
+    label_own(moved, "--threshold", 0)
+    assert "pseudo is finished: 1 of 1 images kept" in capsys.readouterr().out
+    (moved / "broken.png").write_bytes(b"xy")
+    with pytest.raises(UserError, match="holds another run .pool_bytes [0-9]+ there"):
+        label_own(moved, "--threshold", 0)
+
+
 def test_names_and_files_of_any_kind_are_accounted_for(one_image, label_own):
     fine = (one_image / "0000.png").read_bytes()
     names = ["0000.png", "new\nline.png", 'a,"b".png']
