@@ -156,12 +156,14 @@ def perceptual_hash(x):
     waves = np.cos(np.pi / size * phase).astype(np.float32)
     bit = np.uint64(1) << np.arange(63, dtype=np.uint64)
     hashes = np.empty(len(x), np.uint64)
-    for start in range(0, len(x), 4096):
-        grey = x[start:start + 4096].mean(axis=3, dtype=np.float32)
+    for start in range(0, len(x), 512):
+        # mean(axis=3) would take ten times as long.
+        red, green, blue = x[start:start + 512].transpose(3, 0, 1, 2).astype(np.float32)
+        grey = (red + green + blue) / 3
         # Without the first, which is the mean brightness.
         strength = (waves @ grey @ waves.T).reshape(len(grey), 64)[:, 1:]
         above = strength > np.median(strength, axis=1, keepdims=True)
-        hashes[start:start + 4096] = (above * bit).sum(axis=1, dtype=np.uint64)
+        hashes[start:start + 512] = (above * bit).sum(axis=1, dtype=np.uint64)
     return hashes
 
 
