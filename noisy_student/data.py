@@ -121,8 +121,8 @@ def load_files(path):
     """Reads whatever formats.READERS know. Raises: UserError."""
     class_names, parts = formats.read(path)
     if "train" not in parts:
-        raise UserError(f"{path}: has no folder train/ (expected train/<class>/<images>), and "
-                        "nothing else to train on")
+        raise UserError(f"{path}: has no labelled images to train on, such as "
+                        "train/<class>/<images>")
     if len(class_names) < 2:
         raise UserError(f"{path}: has one class, {class_names}; at least two are expected")
     x, y, names = decode(path, class_names, parts["train"])

@@ -5,6 +5,8 @@ A new format is a reader and a line in READERS. Nothing is decoded here.
 
 import csv
 import io
+import itertools
+import json
 import os
 import pathlib
 import pickle
@@ -107,7 +109,8 @@ def visible_files(folder, passed=None, visited=None):
             yield pathlib.Path(entry.path)
         else:
             target = os.path.realpath(entry.path)
-            if target not in visited and os.path.commonpath([target, here]) != target:
+            upwards = os.path.join(here, "").startswith(os.path.join(target, ""))
+            if target not in visited and not upwards:
                 yield from visible_files(entry.path, passed, visited)
 
 
@@ -175,7 +178,7 @@ def parquet_file(path):
     try:
         from pyarrow import parquet
     except ImportError as error:
-        raise UserError(f"{path}: Parquet needs pyarrow: python -m pip install pyarrow") from error
+        raise UserError("Parquet files need pyarrow: python -m pip install pyarrow") from error
     return parquet.ParquetFile(path)
 
 
@@ -208,32 +211,27 @@ def parquet_images(path):
 
 def read_parquet(path):
     """Hugging Face's files: images with their bytes, and labels, perhaps with names for them."""
-    by_part, read_so_far, class_names = {}, {}, None
+    paths, labels, class_names = {}, {}, None
     for one in [path] if is_parquet(path) else parquet_in(path):
-        name = one.name if one == path else one.relative_to(path)
-        by_part.setdefault(part_of(name) or "train", []).append(one)
-    for part, paths in by_part.items():
-        labels = []
-        for one in paths:
-            file = parquet_file(one)
-            schema = file.schema_arrow
-            columns = [name for name in LABEL_COLUMNS if name in schema.names]
-            if not columns:
-                raise UserError(f"{one}: none of its columns {', '.join(schema.names)} is "
-                                f"{' or '.join(LABEL_COLUMNS)}")
-            labels += file.read(columns[:1]).column(0).to_pylist()
-            class_names = class_names or label_names(schema, columns[0])
-        read_so_far[part] = paths, labels
-    values = [label for _, labels in read_so_far.values() for label in labels]
+        file = parquet_file(one)
+        schema = file.schema_arrow
+        columns = [name for name in LABEL_COLUMNS if name in schema.names]
+        if not columns:
+            raise UserError(f"{one}: none of its columns {', '.join(schema.names)} is "
+                            f"{' or '.join(LABEL_COLUMNS)}")
+        part = part_of(one.name if one == path else one.relative_to(path)) or "train"
+        paths.setdefault(part, []).append(one)
+        labels.setdefault(part, []).extend(file.read(columns[:1]).column(0).to_pylist())
+        class_names = class_names or label_names(schema, columns[0])
+    values = sum(labels.values(), [])
     if any(isinstance(label, str) for label in values):
         class_names = sorted(set(values))
         number = {name: i for i, name in enumerate(class_names)}
-        read_so_far = {part: (paths, [number[label] for label in labels])
-                       for part, (paths, labels) in read_so_far.items()}
+        labels = {part: [number[label] for label in of_part] for part, of_part in labels.items()}
     parts = {}
-    for part, (paths, labels) in read_so_far.items():
-        files = (image for one in paths for image in parquet_images(one))
-        parts[part] = Part(files, np.array(labels, np.int64), numbered(part, len(labels)))
+    for part, y in labels.items():
+        files = itertools.chain.from_iterable(map(parquet_images, paths[part]))
+        parts[part] = Part(files, np.array(y, np.int64), numbered(part, len(y)))
     return class_names or names_of(values), parts
 
 
@@ -243,8 +241,6 @@ def parquet_in(folder):
 
 def label_names(schema, column):
     """The names that the library datasets writes into the schema; None, where there are none."""
-    import json
-
     about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     return about.get("info", {}).get("features", {}).get(column, {}).get("names")
 

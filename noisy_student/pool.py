@@ -11,7 +11,7 @@ from collections import deque
 from typing import NamedTuple
 
 from noisy_student.files import UserError, first_line
-from noisy_student.formats import hidden, parquet_images, visible_files
+from noisy_student.formats import hidden, parquet_file, parquet_images, visible_files
 from noisy_student.images import LeftOut, decode_all, file_size, what_it_is
 
 # Bytes; what a member of an archive claims beyond that is not unpacked.
@@ -83,12 +83,18 @@ def from_parquet(source):
         yield Found(source, f"{row:07d}", content, file_size(content))
 
 
+def size_of_parquet(source):
+    # Whether it can be read at all is known before the teacher is asked.
+    parquet_file(source)
+    return os.path.getsize(source)
+
+
 # How a source is recognised, what reads it, and its size in bytes as Found counts it.
 READERS = (
     (os.path.isdir, from_folder, size_of_folder),
     (zipfile.is_zipfile, from_zip, size_of_zip),
     (tarfile.is_tarfile, from_tar, os.path.getsize),
-    (lambda source: source.endswith(".parquet"), from_parquet, os.path.getsize),
+    (lambda source: source.endswith(".parquet"), from_parquet, size_of_parquet),
 )
 
 

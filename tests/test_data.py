@@ -187,7 +187,7 @@ def test_names_that_are_not_utf8_are_names(tmp_path):
 
 
 @pytest.mark.parametrize("spoil, text", [
-    (lambda folder: (folder / "train").rename(folder / "trained"), "has no folder train/"),
+    (lambda folder: (folder / "train").rename(folder / "trained"), "no labelled images to train"),
     (lambda folder: (folder / "test" / "a").rename(folder / "test" / "c"), "the same in all"),
     (lambda folder: [shutil.rmtree(folder / part / "a") for part in ("train", "test")],
      "at least two"),

@@ -13,6 +13,7 @@ from PIL import Image
 from noisy_student import formats, runs
 from noisy_student.data import CIFAR10, load_data
 from noisy_student.files import UserError
+from noisy_student.pool import check_source
 
 # 60 to train on and 20 to test with, of ten classes in turn.
 LABELS, TEST_LABELS = np.arange(60) % 10, np.arange(20) % 10
@@ -152,9 +153,11 @@ def test_one_parquet_file_with_words_for_labels(tmp_path):
 
 def test_parquet_without_pyarrow_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    (tmp_path / "train.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UserError, match="python -m pip install pyarrow$"):
-        load_data(str(tmp_path))
+    source = tmp_path / "train.parquet"
+    source.write_bytes(b"PAR1")
+    for read in (load_data, check_source):
+        with pytest.raises(UserError, match="python -m pip install pyarrow$"):
+            read(str(source))
 
 
 class Program:

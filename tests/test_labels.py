@@ -216,7 +216,9 @@ def test_damaged_arrays_are_refused_in_one_line(pseudo, toy, forged, tmp_path):
 def test_own_network_teaches_from_end_to_end(own_network, toy, tmp_path, monkeypatch):
     label(toy / "unlabeled", "--teacher", own_network, "--classes", *make_toy.SHAPES,
           "--threshold", 0, "--out", tmp_path / "pseudo")
-    assert runs.read(tmp_path / "pseudo").made_from == {"teacher_sha256": sha256(own_network)}
+    made_from = runs.read(tmp_path / "pseudo").made_from
+    assert made_from["teacher_sha256"] == sha256(own_network)
+    assert set(made_from) == {"teacher_sha256", "pool_bytes"}
     x, y = (np.load(tmp_path / "pseudo" / f"{name}.npy") for name in "xy")
     # Without its dropout.
     assert y == pytest.approx(predict(keras.saving.load_model(own_network), x), abs=1e-6)
