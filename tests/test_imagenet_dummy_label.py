@@ -182,7 +182,8 @@ def test_truth_order_and_workers_change_nothing_that_is_kept(toy, label_own, tmp
         assert (float(row["confidence"]) > 0.6) == (row["status"] != "below threshold")
 
 
-def test_copies_of_validation_and_test_images_are_left_out(toy, teacher, tmp_path, capsys):
+def test_copies_of_validation_and_test_images_are_left_out(toy, teacher, own_network, tmp_path,
+                                                          capsys):
     data = load_data_of(runs.read(teacher))
     (tmp_path / "pool").mkdir()
     shutil.copy(toy / data.names[data.val[3]], tmp_path / "pool" / "exact-0.png")
@@ -206,6 +207,11 @@ def test_copies_of_validation_and_test_images_are_left_out(toy, teacher, tmp_pat
     read = labels.load_pseudo(tmp_path / "pseudo", data)
     assert len(read.x) == 10
     refuse_overlap(read.x, data)
+    # Of a network from elsewhere nobody knows what it was validated on.
+    label(tmp_path / "pool", "--teacher", own_network, "--classes", *make_toy.SHAPES,
+          "--threshold", 0, "--data", toy, "--out", tmp_path / "own")
+    own = {row["path"]: row["status"] for row in table(tmp_path / "own")}
+    assert own == {**{name: row["status"] for name, row in rows.items()}, "exact-0.png": "kept"}
 
 
 def test_labelling_that_is_killed_ends_as_if_it_had_not_been(toy, label_own, monkeypatch,
