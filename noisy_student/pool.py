@@ -3,6 +3,10 @@
 A new format is a generator of Found and a line in READERS. Nothing is ever unpacked to disk.
 """
 
+import bz2
+import contextlib
+import gzip
+import lzma
 import os
 import tarfile
 import unicodedata
@@ -14,8 +18,10 @@ from noisy_student.files import UserError, first_line
 from noisy_student.formats import hidden, parquet_file, parquet_images, visible_files
 from noisy_student.images import LeftOut, decode_all, file_size, what_it_is
 
-# Bytes; what a member of an archive claims beyond that is not unpacked.
-LARGEST_MEMBER = 256 << 20
+# Bytes of a member of an archive, and of all that a tar says about one: a larger one is not read.
+LARGEST_MEMBER, LARGEST_HEADER = 32 << 20, 64 << 10
+# A tar that claims to be larger than both is a bomb: so many bytes, and so many times its file.
+LARGEST_TAR, LARGEST_RATIO = 256 << 20, 1000
 HIDDEN = LeftOut("hidden", "a program put it there for itself")
 # As WebDataset has them.
 COMPANION = LeftOut("companion", "says something about an image")
@@ -53,8 +59,12 @@ def from_zip(source):
             if member.is_dir():
                 continue
             try:
-                content = passed_over(member.filename) or read_member(
-                    archive.open, member, member.file_size)
+                content = passed_over(member.filename)
+                # What else a zip may be packed with is unpacked in pieces of any size.
+                if not content and member.compress_type not in (zipfile.ZIP_STORED,
+                                                                zipfile.ZIP_DEFLATED):
+                    raise UserError(f"packed by method {member.compress_type}: repack the archive")
+                content = content or read_member(archive.open, member, member.file_size)
             except Exception as error:
                 content = UserError(first_line(error))
             yield Found(source, member.filename, content, member.compress_size)
@@ -65,17 +75,64 @@ def size_of_zip(source):
         return sum(member.compress_size for member in archive.infolist())
 
 
+class Stream:
+    """A file that gives no more than `left` bytes, so that no header can fill the memory."""
+
+    def __init__(self, file):
+        self.file, self.left, self.last = file, LARGEST_HEADER, b""
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size=-1):
+        self.left -= size
+        if size < 0 or self.left < 0:
+            raise UserError(f"a header of more than {LARGEST_HEADER:,} bytes")
+        self.last = self.file.read(size)
+        return self.last
+
+
+def open_tar(file):
+    """A TarFile of a binary file, however it is packed; None, if it is no tar."""
+    for unpacked in (gzip.open, bz2.open, lzma.open, lambda file: file):
+        file.seek(0)
+        with contextlib.suppress(Exception):
+            return tarfile.TarFile(fileobj=Stream(unpacked(file)))
+
+
+def is_tar(source):
+    with open(source, "rb") as file:
+        return open_tar(file) is not None
+
+
 def from_tar(source):
-    with open(source, "rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as archive:
-        before = 0
-        for member in archive:
-            if member.isdir():
-                continue
-            content = passed_over(member.name) or UserError("a link or a device, not a file")
-            if member.isreg() and not isinstance(content, LeftOut):
-                content = read_member(archive.extractfile, member, member.size)
-            yield Found(source, member.name, content, raw.tell() - before)
-            before = raw.tell()
+    """A tar can be read on behind a damaged member as long as it is known where that ends."""
+    with open(source, "rb") as file:
+        archive, place, before = open_tar(file), 0, 0
+        end = max(LARGEST_TAR, LARGEST_RATIO * os.path.getsize(source))
+        while True:
+            name, content = "", UserError("a link or a device, not a file")
+            try:
+                archive.fileobj.left = LARGEST_HEADER
+                member = archive.next()
+                # They are not kept for those who go back.
+                archive.members.clear()
+                if member is None:
+                    break
+                name = member.name
+                content = passed_over(name) or content
+                if member.isreg() and not isinstance(content, LeftOut):
+                    archive.fileobj.left = member.size
+                    content = read_member(archive.extractfile, member, member.size)
+            except Exception as error:
+                content = UserError(first_line(error))
+            if not place < archive.offset <= end:
+                raise content if isinstance(content, UserError) else UserError("it leads nowhere")
+            place = archive.offset
+            if not name or not member.isdir():
+                yield Found(source, name, content, file.tell() - before)
+                before = file.tell()
+        # A tar ends with zeros or with the file; tarfile also ends at what is no header.
+        if archive.fileobj.last.strip(b"\0"):
+            raise UserError("what follows is no header")
 
 
 def from_parquet(source):
@@ -93,7 +150,7 @@ def size_of_parquet(source):
 READERS = (
     (os.path.isdir, from_folder, size_of_folder),
     (zipfile.is_zipfile, from_zip, size_of_zip),
-    (tarfile.is_tarfile, from_tar, os.path.getsize),
+    (is_tar, from_tar, os.path.getsize),
     (lambda source: source.endswith(".parquet"), from_parquet, size_of_parquet),
 )
 
