@@ -24,9 +24,10 @@ from noisy_student.files import UserError, first_line
 
 # Pixels, both ways: CIFAR-10's.
 IMAGE_SIZE = 32
-# A large JPEG is decoded at no less than so many times IMAGE_SIZE, in a fraction of the time. At
-# four times, the result differs by less than it does between two good resizing filters.
-JPEG_DETAIL = 4
+# A large image is first made no smaller than so many times IMAGE_SIZE, a JPEG while it is decoded,
+# in a fraction of time and memory. At four times, the result differs by less than it does between
+# two good resizing filters.
+DETAIL = 4
 # The EXIF tag that says how a camera was held, and what undoes it; 1 is upright.
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = dict(enumerate((
@@ -59,8 +60,9 @@ OTHERS = (
     (rb"\x80[\x02-\x05]", "a pickle", "which could run any program: save its images as PNG"),
     (rb"\x89HDF", "an HDF5 file", "save its images as PNG"),
 )
-# A worker is given so many files at a time, and no more bytes of archived files than this.
-CHUNK, CHUNK_BYTES = 64, 4 << 20
+# A worker is given so many files at a time, and no more bytes of archived files than this; and no
+# more bytes wait for all of them, in chunks that are on their way.
+CHUNK, CHUNK_BYTES, WAITING_BYTES = 64, 4 << 20, 32 << 20
 # Seconds after which a worker that has nothing to do ends. A slow teacher keeps it waiting.
 IDLE = 60
 # So few bytes of files are decoded sooner than worker processes start.
@@ -119,7 +121,7 @@ def read_image(file):
             if status.st_size == 0:
                 raise UserError("empty file")
         with Image.open(file, formats=FORMATS) as image:
-            scale = JPEG_DETAIL * IMAGE_SIZE / min(image.size)
+            scale = DETAIL * IMAGE_SIZE / min(image.size)
             image.draft(None, [math.ceil(side * scale) for side in image.size])
             # After draft(), which only JPEG knows: a bomb is what would be decoded.
             if image.width * image.height > Image.MAX_IMAGE_PIXELS:
@@ -128,7 +130,7 @@ def read_image(file):
             turn = orientation(image)
             if turn is not None:
                 image = image.transpose(turn)
-            image = to_rgb(image)
+            image = to_rgb(smaller(image))
             if image.size != (IMAGE_SIZE, IMAGE_SIZE):
                 size = (IMAGE_SIZE, IMAGE_SIZE)
                 image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
@@ -149,6 +151,20 @@ def orientation(image):
     except Exception:
         # Damaged metadata are no reason to lose an image.
         return None
+
+
+def smaller(image):
+    """A large image of any mode, averaged over squares before anything costs more memory."""
+    factor = min(image.size) // (DETAIL * IMAGE_SIZE)
+    if factor < 2:
+        return image
+    # Numbers of colours, and a colour that stands for none, have no average.
+    if image.mode in ("1", "P") or "transparency" in image.info:
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    size = [side // factor for side in image.size]
+    small = image.resize(size, Image.Resampling.BOX)
+    small.format = image.format
+    return small
 
 
 def to_rgb(image):
@@ -229,12 +245,15 @@ def decode_all(files, workers=None):
         return
     pool = loky.get_reusable_executor(workers, timeout=IDLE, initializer=live_and_die_with_parent,
                                       initargs=(os.getpid(),))
-    waiting = deque()
-    for chunk in chunks(files):
-        with no_interrupts():
-            waiting.append(pool.submit(read_chunk, pickle.dumps(chunk)))
-        if len(waiting) > 3 * workers:
+    waiting, sizes = deque(), deque()
+    for chunk in map(pickle.dumps, chunks(files)):
+        # Those on their way are waited for before they and this one are too many.
+        while waiting and (len(waiting) > 3 * workers or sum(sizes) + len(chunk) > WAITING_BYTES):
+            sizes.popleft()
             yield from pickle.loads(waiting.popleft().result())
+        with no_interrupts():
+            waiting.append(pool.submit(read_chunk, chunk))
+        sizes.append(len(chunk))
     for images in waiting:
         yield from pickle.loads(images.result())
 

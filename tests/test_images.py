@@ -32,9 +32,10 @@ TURNED = Image.Exif()
 TURNED[EXIF_ORIENTATION] = 6
 
 
+@pytest.mark.parametrize("side", [48, 300])
 @pytest.mark.parametrize("mode", "1 L LA P RGB RGBA CMYK I F I;16".split())
-def test_every_mode_is_read(mode, tmp_path):
-    picture = Image.linear_gradient("L").resize((48, 48))
+def test_every_mode_is_read(mode, side, tmp_path):
+    picture = Image.linear_gradient("L").resize((side, side))
     path = tmp_path / ("a.tif" if mode in ("CMYK", "I", "F") else "a.png")
     if mode == "I;16":
         image = Image.fromarray(np.asarray(picture, np.uint16) * 257)
@@ -139,6 +140,20 @@ def test_shrinking_is_antialiased():
     assert abs(shrunk - 127).max() < 12
 
 
+def test_large_image_is_averaged_before_it_is_anything_else(monkeypatch):
+    seen, to_rgb = [], images.to_rgb
+    monkeypatch.setattr(images, "to_rgb", lambda image: seen.append(image.size) or to_rgb(image))
+    grey = np.zeros((900, 1300), np.uint16)
+    grey[::2] = 65535
+    assert abs(read_image(io.BytesIO(encoded(grey, "PNG"))).astype(int) - 127).max() <= 2
+    assert seen == [(185, 128)]
+    # Every other pixel is transparent, and black beneath: white shines through.
+    file, image = io.BytesIO(), Image.fromarray(np.indices((600, 600)).sum(axis=0).astype("u1") % 2)
+    image.putpalette([0, 0, 0, 200, 200, 200])
+    image.save(file, "PNG", transparency=0)
+    assert abs(read_image(file).astype(int) - 228).max() <= 2
+
+
 def test_unreadable_images_say_why(tmp_path, monkeypatch):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.jpg")
     whole = (tmp_path / "whole.jpg").read_bytes()
@@ -169,7 +184,7 @@ def test_large_jpeg_at_reduced_scale_looks_the_same(number, size, photos, monkey
     photo.save(file, "JPEG", quality=90, exif=TURNED)
     monkeypatch.setattr(images, "to_rgb", lambda image: sizes.append(image.size) or to_rgb(image))
     reduced = read_image(file).astype(int)
-    monkeypatch.setattr(images, "JPEG_DETAIL", 1000)
+    monkeypatch.setattr(images, "DETAIL", 1000)
     whole = read_image(file).astype(int)
     assert sizes[1] == size[::-1] and min(sizes[0]) >= 4 * 32
     assert size == (160, 160) or sizes[0][0] <= sizes[1][0] / 2 + 1
