@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from noisy_student import runs
-from noisy_student.files import UserError
+from noisy_student.files import UserError, reading
 from noisy_student.labels import read_table
 from noisy_student.metrics import (
     expected_calibration_error,
@@ -48,13 +48,15 @@ class Measured:
 
 
 def measure(run):
-    probabilities, y = run.predictions("test")
-    temperature = 1.0
-    # With --validation test, nothing is left to fit a temperature on.
-    if run.arguments["validation"] == "split":
-        held_out, labels = run.predictions("validation")
-        temperature = fit_temperature(held_out, np.eye(held_out.shape[1])[labels])
-    return Measured(run, probabilities, y, temperature)
+    """Raises: UserError, where record and predictions are not what a training writes."""
+    with reading(run.path("run.json")):
+        probabilities, y = run.predictions("test")
+        temperature = 1.0
+        # With --validation test, nothing is left to fit a temperature on.
+        if run.arguments["validation"] == "split":
+            held_out, labels = run.predictions("validation")
+            temperature = fit_temperature(held_out, np.eye(held_out.shape[1])[labels])
+        return Measured(run, probabilities, y, temperature)
 
 
 def find(folders, order=()):

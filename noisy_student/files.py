@@ -1,13 +1,11 @@
 """Files that are whole or absent, and users' mistakes that are one line. Imports no Keras."""
 
 import contextlib
-import errno
 import hashlib
 import io
 import json
 import os
 import pathlib
-import secrets
 import sys
 from concurrent.futures import BrokenExecutor
 
@@ -16,8 +14,6 @@ import numpy as np
 
 # Begins the name of a file that is being written.
 UNFINISHED = ".unfinished-"
-# The key under which a JSON file holds the sha256 of all its other keys.
-SEAL = "sha256_of_the_rest"
 # Folders that this process writes to, and the locks that keep them.
 OCCUPIED = {}
 
@@ -51,14 +47,14 @@ def whole_file(path):
     """Gives a path beside `path` to write to, and renames it once all of it is on the disk."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Nobody can have put a link of this name there.
-    beside = path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}-{path.name}")
+    beside = path.with_name(f"{UNFINISHED}{path.name}")
+    # What a killed run left, or a link that somebody put there.
+    beside.unlink(missing_ok=True)
     try:
         yield beside
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
-        sync_folder(path.parent)
     except OSError as error:
         # A full disk does not say which file it had no room for.
         error.filename = str(path)
@@ -67,23 +63,8 @@ def whole_file(path):
         beside.unlink(missing_ok=True)
 
 
-def sync_folder(folder):
-    """Waits until a folder's new name is on the disk, on file systems that know how."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # Network and FUSE file systems refuse to sync a folder; the rename stands all the same.
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
 def occupy(folder, flag="--log-dir"):
-    """Keeps a folder for this process, and sweeps out what a killed one left unfinished."""
+    """Keeps a folder for this process."""
     folder = pathlib.Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock", is_singleton=True)
@@ -99,8 +80,6 @@ def occupy(folder, flag="--log-dir"):
         print(f"warning: {folder} cannot be locked ({error}): "
               "see to it yourself that no other run writes there")
     OCCUPIED[folder] = lock
-    for path in folder.glob(f"{UNFINISHED}*"):
-        path.unlink()
 
 
 def sha256(*parts):
@@ -143,21 +122,29 @@ def read_arrays(path, mmap_mode=None):
         return arrays
 
 
+class Record(dict):
+    """A dictionary from a file, in which a key that is missing is a UserError."""
+
+    def __init__(self, items, path=None):
+        super().__init__(items)
+        self.path = path
+
+    def __missing__(self, key):
+        raise UserError(f"{self.path}: damaged, or not what is expected of this version: "
+                        f"it has no {key!r}")
+
+
 def write_json(path, content):
-    """Writes a dictionary, sealed with its own sha256, by which read_json sees any change."""
-    seal = sha256(json.dumps(content).encode())
-    text = json.dumps({**content, SEAL: seal}, indent=1) + "\n"
+    """Writes a dictionary."""
     with whole_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_json(path):
-    """What write_json wrote. Raises: UserError, where it is anything else."""
+    """The dictionary in a JSON file, a Record. Raises: UserError, where there is none."""
     with reading(path):
-        content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        if content.pop(SEAL) != sha256(json.dumps(content).encode()):
-            raise UserError(f"{path}: damaged, or changed by hand: it is not what its run wrote")
-        return content
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+        return Record(json.loads(text, object_hook=lambda items: Record(items, path)), path)
 
 
 def run_script(main, *arguments):

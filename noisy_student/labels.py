@@ -294,7 +294,7 @@ class ImageTable:
         self.run, self.class_names = run, class_names
         # By status, of those that are left out.
         self.counts, self.examples = Counter(), []
-        self.seen = run.path(f"{UNFINISHED}images.csv")
+        self.seen = run.path(f"{UNFINISHED}seen.csv")
 
     def __enter__(self):
         self.file = open_table(self.seen, "w+")
@@ -448,7 +448,8 @@ def load_pseudo(folder, data):
     kept = len(x) if x.ndim else 0
     types = (x.dtype, y.dtype, index.dtype) == (np.uint8, np.float32, np.int64)
     shapes = (x.shape, y.shape) == ((kept, *data.x.shape[1:]), (kept, data.num_classes))
-    if not types or not shapes or index.ndim != 1 or not ((0 <= index) & (index < kept)).all():
+    if (not types or not shapes or index.ndim != 1 or not np.isfinite(y).all()
+            or not ((0 <= index) & (index < kept)).all()):
         raise UserError(f"{folder}: images {x.dtype} {x.shape}, labels {y.dtype} {y.shape} and "
                         f"index {index.dtype} {index.shape} do not fit together. "
                         "Delete it and label again")

@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 import keras
 import numpy as np
@@ -100,12 +100,21 @@ class Run:
         write_arrays(self.path("predictions.npz"), **arrays)
 
     def predictions(self, name):
-        """What save_predictions kept: float32 (N, C), int64 (N,)."""
+        """What save_predictions kept: float32 (N, C), int64 (N,).
+
+        Raises: UserError, where they are none, or not those that run.json tells of.
+        """
         arrays = self.arrays("predictions.npz")
         with reading(self.path("predictions.npz")):
-            p = np.exp(arrays[name].astype(np.float64))
-            p = p / p.sum(axis=1, keepdims=True)
-            return p.astype(np.float32), arrays[f"y_{name}"].astype(np.int64)
+            p, y = np.exp(arrays[name].astype(np.float64)), arrays[f"y_{name}"].astype(np.int64)
+            total, (_, classes) = p.sum(axis=1, keepdims=True), p.shape
+            # No comparison with NaN is true.
+            if not (abs(total - 1) < 0.01).all() or not ((0 <= y) & (y < classes)).all():
+                raise ValueError("no probabilities of classes")
+            accuracy = float((p.argmax(axis=1) == y).mean())
+            if name == "test" and accuracy != self.results.get("test_accuracy", accuracy):
+                raise ValueError(f"accuracy {accuracy}, and another one in run.json")
+            return (p / total).astype(np.float32), y
 
 
 def as_logarithms(probabilities):
@@ -157,10 +166,13 @@ def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir"
         if worth_keeping and differs:
             raise UserError(f"{folder} holds another run ({'; '.join(differs)}): "
                             f"choose another {flag}, or delete that folder")
+        for key, now in versions.items() if worth_keeping and not old.finished else ():
+            was = old.versions.get(key, "unknown").split(", ")
+            if now not in was:
+                print(f"warning: {folder} was begun with {key} {', '.join(was)} and goes on with "
+                      f"{now}: what comes of it may differ in the last bits")
+                old.versions[key] = ", ".join([*was, now])
         if worth_keeping:
-            backends = old.versions["backend"].split(", ")
-            if keras.backend.backend() not in backends:
-                old.versions["backend"] = ", ".join([*backends, keras.backend.backend()])
             return old
     run.save()
     return run
@@ -183,8 +195,9 @@ def read(folder):
     """The run in a folder, finished or not."""
     path = pathlib.Path(folder) / "run.json"
     content = read_json(path)
-    with reading(path):
-        return Run(**content, folder=str(folder))
+    content["folder"] = str(folder)
+    # Another version may have written more.
+    return Run(**{known.name: content[known.name] for known in fields(Run)})
 
 
 def finished(folder, made_by):

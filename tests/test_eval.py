@@ -250,21 +250,30 @@ def test_runs_on_other_data_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("damaged", [True, False])
-@pytest.mark.parametrize("name", ["predictions.npz", "history.csv", "run.json"])
+@pytest.mark.parametrize("name, damaged", [
+    ("predictions.npz", True), ("history.csv", True), ("run.json", True),
+    ("predictions.npz", False), ("history.csv", False)])
 def test_damaged_files_and_other_runs_files_are_refused_in_one_line(name, damaged, tmp_path):
     run = a_run(tmp_path / "teacher", [1, 0])
     content = run.path(name).read_bytes()
-    run.path(name).write_bytes(content[:-20] + b"!" + content[-19:])
+    run.path(name).write_bytes(content[:-20])
     if not damaged:
         other = a_run(tmp_path / "elsewhere", [1, 1])
         write_history(other.path("history.csv"), [{"epoch": 1, "loss": 2.0}])
-        content = other.path(name).read_bytes().replace(b'"seed": 0', b'"seed": 1')
-        run.path(name).write_bytes(content)
+        run.path(name).write_bytes(other.path(name).read_bytes())
     with pytest.raises(files.UserError, match=name) as error:
         for measured in cells_of(tmp_path)["teacher"].values():
             assert measured.history
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["arguments", "test_accuracy", "steps", "seconds", "class_names",
+                                 "validation", "data_sha256"])
+def test_record_that_lacks_a_key_is_one_line(key, tmp_path):
+    path = a_run(tmp_path / "teacher", [1, 0]).path("run.json")
+    path.write_text(path.read_text().replace(f'"{key}"', f'"{key}s"'))
+    with pytest.raises(files.UserError, match="run.json: damaged, or .* no '|no finished training"):
+        evaluate(tmp_path, "--out", tmp_path / "out")
 
 
 def test_the_articles_column_is_for_cifar10_alone(tmp_path, no_pictures):

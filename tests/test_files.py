@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import stat
 import subprocess
 import sys
 from concurrent.futures import BrokenExecutor
@@ -14,18 +13,6 @@ from conftest import PROGRAMS, ROOT
 
 from noisy_student import files
 from noisy_student.files import UserError
-
-
-def refuse_sync(monkeypatch, code, folders=True):
-    """fsync fails from now on, of folders or of files."""
-    whole = os.fsync
-
-    def fsync(file):
-        if stat.S_ISDIR(os.fstat(file).st_mode) == folders:
-            raise OSError(code, os.strerror(code))
-        whole(file)
-
-    monkeypatch.setattr(os, "fsync", fsync)
 
 
 def test_file_is_whole_or_absent(tmp_path):
@@ -39,25 +26,28 @@ def test_file_is_whole_or_absent(tmp_path):
     assert target.read_text() == "one" and list(target.parent.iterdir()) == [target]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no links")
+def test_what_a_killed_run_or_a_stranger_left_is_not_written_through(tmp_path):
+    (tmp_path / "mine").write_text("thesis")
+    (tmp_path / ".unfinished-a.txt").symlink_to(tmp_path / "mine")
+    with files.whole_file(tmp_path / "a.txt") as path:
+        path.write_text("one")
+    assert (tmp_path / "mine").read_text() == "thesis" and not (tmp_path / "a.txt").is_symlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "a.txt"}
+
+
 def test_file_on_a_full_disk_leaves_the_old_one_and_is_named(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
     files.write_json(path, {"a": 1})
-    refuse_sync(monkeypatch, errno.ENOSPC, folders=False)
+
+    def fsync(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(OSError, match="No space left") as caught:
         files.write_json(path, {"a": 2})
     assert caught.value.filename == str(path)
     assert files.read_json(path) == {"a": 1} and list(tmp_path.iterdir()) == [path]
-
-
-def test_folder_need_not_be_one_that_can_be_synced_but_must_not_fail_to(tmp_path, monkeypatch):
-    for code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-        with monkeypatch.context() as patch:
-            refuse_sync(patch, code)
-            files.write_json(tmp_path / "run.json", {"code": code})
-        assert files.read_json(tmp_path / "run.json") == {"code": code}
-    refuse_sync(monkeypatch, errno.EIO)
-    with pytest.raises(OSError, match="Input/output error"):
-        files.write_json(tmp_path / "run.json", {})
 
 
 def test_sha256_of_files_and_values_one_after_the_other(tmp_path):
@@ -95,27 +85,20 @@ def test_pickles_and_other_files_are_refused_by_name(tmp_path):
         files.write_arrays(tmp_path / "mine.npy", forbidden)
 
 
-def test_every_changed_byte_of_a_record_is_seen(tmp_path):
-    path = tmp_path / "run.json"
-    content = {"script": "x", "arguments": {"epochs": 3, "rate": 0.1}, "made_from": {"é": None}}
-    files.write_json(path, content)
-    assert files.read_json(path) == content
-    whole, refused = path.read_bytes(), 0
-    for at in range(len(whole)):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 2]) + whole[at + 1:])
-        try:
-            # White space alone.
-            assert files.read_json(path) == content
-        except UserError:
-            refused += 1
-    assert refused > len(whole) * 0.7
-
-
-@pytest.mark.parametrize("text", ["[]", "{", "{}", '{"a": 1}', "\xff", ""])
+@pytest.mark.parametrize("text", ["[1]", "3", "{", "\xff", "", "[" * 9999])
 def test_what_is_no_record_is_refused(text, tmp_path):
     (tmp_path / "run.json").write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=r"run\.json: damaged"):
         files.read_json(tmp_path / "run.json")
+
+
+def test_key_that_a_record_lacks_is_a_users_mistake(tmp_path):
+    files.write_json(tmp_path / "run.json", content := {"é": {"a": [None, {"b": 1.5}]}})
+    read = files.read_json(tmp_path / "run.json")
+    assert read == content
+    for lacks in (lambda: read["c"], lambda: read["é"]["a"][1]["c"]):
+        with pytest.raises(UserError, match=r"run\.json: damaged, or .* it has no 'c'"):
+            lacks()
 
 
 @pytest.mark.parametrize("error, text, status", [

@@ -121,7 +121,7 @@ def start_labelling(*words):
 def first_labels(folder):
     """Whether some images are labelled."""
     with contextlib.suppress(OSError):
-        return (folder / ".unfinished-images.csv").stat().st_size > 0
+        return (folder / ".unfinished-seen.csv").stat().st_size > 0
 
 
 def kill_labelling(folder, *words):

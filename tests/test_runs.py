@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import random
+import re
 import subprocess
 import sys
 
@@ -60,11 +61,15 @@ def test_run_worth_keeping_is_returned_or_refused_by_name_of_what_differs(finish
     assert same.finished == finished and same.made_from == FROM
 
 
-def test_every_backend_that_took_part_is_recorded(tmp_path, monkeypatch):
+def test_every_backend_that_took_part_is_named_and_recorded(tmp_path, monkeypatch, capsys):
     start(tmp_path)
     write_arrays(tmp_path / runs.BACKUP, a=np.ones(1))
+    assert start(tmp_path) and capsys.readouterr().out == ""
     monkeypatch.setattr(keras.backend, "backend", lambda: "another")
+    monkeypatch.setattr(keras, "__version__", "0.1")
     run = start(tmp_path)
+    out = capsys.readouterr().out
+    assert re.search(r"was begun with keras 3\S+ and goes on with 0.1: .*\n.* with another", out)
     run.finish(test_accuracy=0.5)
     first, second = runs.read(tmp_path).versions["backend"].split(", ")
     assert first in ("tensorflow", "jax", "torch") and second == "another"
@@ -82,7 +87,7 @@ def test_folder_of_a_living_process_is_refused_and_that_of_a_dead_one_is_free(tm
     child.kill()
     child.communicate()
     start(tmp_path)
-    # Its own, already; and what the dead one left is gone.
+    # Its own, already.
     start(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "run.json"}
 
@@ -134,10 +139,11 @@ def test_missing_unfinished_damaged_or_forged_run_is_refused(tmp_path):
         with pytest.raises(UserError, match=f"{name}: missing"):
             read()
     record = read_json(tmp_path / "run.json")
-    for wrong in ({**record, "unheard_of": 1}, {"script": "x"}):
-        write_json(tmp_path / "run.json", wrong)
-        with pytest.raises(UserError, match="run.json: damaged, or not what is expected"):
-            runs.finished(tmp_path, "")
+    write_json(tmp_path / "run.json", {**record, "of a later version": 1})
+    assert runs.finished(tmp_path, "").results == {"steps": [1, 2]}
+    write_json(tmp_path / "run.json", {"script": "x"})
+    with pytest.raises(UserError, match="run.json: damaged, or not what .*: it has no 'arguments'"):
+        runs.finished(tmp_path, "")
 
 
 def test_forged_network_is_refused_in_one_line(tmp_path):
@@ -194,3 +200,23 @@ def test_predictions_come_back_with_the_same_best_class(tmp_path):
     assert (runs.read(tmp_path).predictions("validation")[0] == back[::-1]).all()
     with pytest.raises(UserError, match="predictions.npz: damaged"):
         runs.read(tmp_path).predictions("train")
+
+
+@pytest.mark.parametrize("forge, text", [
+    (lambda p, y: (p * np.nan, y), "no probabilities"), (lambda p, y: (p / 2, y), "no prob"),
+    (lambda p, y: (p, y + 10), "no probabilities"), (lambda p, y: (p, -y), "no probabilities"),
+    (lambda p, y: (p, y[:-1]), "damaged"), (lambda p, y: (p[0], y), "damaged"),
+    (lambda p, y: (p[:, ::-1], y), "accuracy 0.*and another one in run.json")])
+def test_forged_predictions_are_refused_in_one_line(forge, text, tmp_path):
+    run, y = start(tmp_path), np.arange(200) % 10
+    p = np.eye(10)[y] * 0.9 + 0.01
+    run.save_predictions(test=(p, y))
+    run.results = {"test_accuracy": 1.0}
+    run.sha256 = {"predictions.npz": sha256(run.path("predictions.npz"))}
+    assert run.predictions("test")[0] == pytest.approx(p, abs=1e-3)
+    p, y = forge(p, y)
+    write_arrays(run.path("predictions.npz"), test=np.log(p), y_test=y)
+    run.sha256 = {"predictions.npz": sha256(run.path("predictions.npz"))}
+    with pytest.raises(UserError, match=f"predictions.npz: .*{text}") as error:
+        run.predictions("test")
+    assert "\n" not in str(error.value)
