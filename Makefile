@@ -1,7 +1,7 @@
 # make demo       the method on drawn pictures, in minutes, on the CPU
 # make demo_all   the same with a second generation, a larger student, corrupted images, attacks
 # make test       the test suite
-# make clean      deletes .venv, the drawn data sets, and ALL runs in logs/
+# make clean      deletes .venv and the drawn data sets; runs stay
 #
 # Each sets up .venv first, once. What is interrupted goes on when it is called again.
 PYTHON ?= python3
@@ -15,12 +15,14 @@ demo demo_all: .venv/ready
 test: .venv/ready
 	$(PY) -m pytest -q -n 2 --dist loadfile
 
+# A .venv that works is left as it is: it may hold what its user chose, for a GPU say.
 .venv/ready:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	    { echo 'error: Python 3.11 or later is needed: make PYTHON=python3.11 ...'; exit 1; }
-	$(PYTHON) -m venv --clear .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(PY) -c 'import keras, numba, pytest, xdist' 2> /dev/null || { \
+	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	        echo 'error: Python 3.11 or later is needed: make PYTHON=python3.11 ...'; exit 1; }; \
+	    $(PYTHON) -m venv --clear .venv && \
+	    $(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt; }
 	touch $@
 
 clean:
-	rm -rf .venv logs figures data/toy data/*-corrupted
+	rm -rf .venv data/toy data/toy-corrupted

@@ -25,6 +25,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from noisy_student import compiled_augment
 from noisy_student.files import UserError, reading, run_script
+from noisy_student.images import FORMATS
 
 # What a turned or shifted image leaves uncovered. Article: 128, which is dark red. Here: grey.
 GREY = (128, 128, 128)
@@ -171,7 +172,7 @@ def main(args):
     if args.image:
         if not os.path.isfile(args.image):
             raise UserError(f"{args.image}: no such file")
-        with reading(args.image), Image.open(args.image) as opened:
+        with reading(args.image), Image.open(args.image, formats=FORMATS) as opened:
             # The middle square of it, upright.
             image = ImageOps.exif_transpose(opened).convert("RGB")
             image = ImageOps.fit(image, (min(image.size),) * 2)

@@ -95,6 +95,8 @@ QUESTIONS = {
     "Do hard labels help?": ("student_of_noisy", "student_hard"),
     "Does it help not to balance the classes?": ("student_of_noisy", "student_unbalanced"),
 }
+# What a network of so many layers is smaller than.
+DEEPER = {14: 26, 26: 50, 50: 101, 101: 152}
 # Few labels, and enough steps: where noise pays, and pseudo-labels on top of it.
 DEMO = {
     "data": "data/toy", "images": ["data/toy/unlabeled"], "out": "logs/demo", "jobs": 2,
@@ -102,7 +104,7 @@ DEMO = {
              "--batch-size 32 --epochs 6 --steps-per-epoch 100 --learning-rate 0.006",
     "noise_flags": "--augment-ops 1 --augment-magnitude 3 --dropout 0.1 --p-last 0.9",
     "label_flags": "--calibrate --keep-share 0.5 --truth data/toy/truth.csv",
-    "pseudo_flags": "--labeled-share 0.3", "larger": "--depth 26",
+    "pseudo_flags": "--labeled-share 0.3",
     "eval_flags": "--out figures/demo --report figures/demo/report.html",
 }
 
@@ -114,8 +116,9 @@ def need_of(name):
 
 def command(name, folder, seed, args):
     """How one folder is made: the words of its command, and the name of the folder it needs."""
-    flags = (LABELS if name in LABELS else CELLS)[name].flags
-    flags = flags.format(larger=args.larger).split()
+    flags = shlex.split((LABELS if name in LABELS else CELLS)[name].flags)
+    if flags == ["{larger}"]:
+        flags = shlex.split(args.larger or deeper(args.flags))
     if name in LABELS:
         teacher = LABELS[name].teacher
         return ["imagenet_dummy_label.py", *args.images, "--teacher", f"{folder}/{teacher}",
@@ -133,6 +136,14 @@ def command(name, folder, seed, args):
     else:
         words += ["--pseudo", "none"]
     return ["data_generator.py", *words, *flags], labels
+
+
+def deeper(flags):
+    """The flags of the next larger network. Raises: UserError, where there is none."""
+    depth = arguments.teacher("", shlex.split(flags)).depth
+    if depth not in DEEPER:
+        raise UserError(f"which network is larger than one of --depth {depth}? --larger says so")
+    return f"--depth {DEEPER[depth]}"
 
 
 def with_needs(cells):

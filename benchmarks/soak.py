@@ -1,6 +1,6 @@
-"""Does a run survive what happens to runs? Kills, full disks, hostile files, other users.
+"""Does a run survive what happens to runs? Kills, full disks, other users.
 
-    python benchmarks/soak.py                       # everything, about half an hour on two cores
+    python benchmarks/soak.py                       # everything, about 25 minutes on two cores
     python benchmarks/soak.py kills --count 10      # one part
 
 kills       a student's training (all noises, the article's recipe), killed at random moments, then
@@ -8,9 +8,6 @@ kills       a student's training (all noises, the article's recipe), killed at r
 labelling   a labelling run, killed at random moments, with other numbers of workers, then finished
 disk        training and labelling on a disk that fills up at random points (Linux, as root: it
             mounts a tmpfs)
-images      hostile images by the thousand, in a folder, a tar and a zip archive
-loaders     damaged npy, npz, csv, json, keras and archive files (needs hypothesis:
-            benchmarks/requirements.txt)
 users       another working directory, odd paths, read-only sources and data, no right to write, two
             runs at once
 
@@ -23,10 +20,6 @@ kept.
 """
 
 import argparse
-import contextlib
-import csv
-import functools
-import io
 import json
 import os
 import pathlib
@@ -34,18 +27,13 @@ import random
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-import traceback
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
-import numpy as np
 from measure import ROOT, machine, table
-from PIL import Image
 
 PY = sys.executable
 # Rows of earlier calls.
@@ -234,322 +222,6 @@ def disk(scene, count):
             f"{same} of {count} the same to the bit once there was room"], clear == same == count
 
 
-# --- hostile images -------------------------------------------------------------------------------
-
-KINDS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", "ICO", "TGA", "PCX", "SGI", "EPS",
-         "JPEG2000", "DDS")
-MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16",
-         "F")
-CHANGES = ("cut", "flip", "flips", "swap", "size", "zeros", "junk", "doubled")
-
-
-def valid_images(rng):
-    """{name: bytes} of one picture in every format and mode."""
-    pixels = np.frombuffer(rng.randbytes(64 * 48 * 3), np.uint8).reshape(48, 64, 3)
-    valid = {}
-    for kind in KINDS:
-        for mode in MODES:
-            data = io.BytesIO()
-            image = Image.fromarray(pixels)
-            # Not every format knows every mode.
-            with contextlib.suppress(Exception):
-                image = image.convert("L") if mode == "I;16" else image
-                image.convert(mode).save(data, kind)
-                valid[f"{kind}-{mode.replace(';', '')}.{kind.lower()}"] = data.getvalue()
-    return valid
-
-
-def changed(how, whole, other, rng):
-    """A file's bytes after one of CHANGES. other: the bytes of another file."""
-    data = bytearray(whole)
-    if how == "cut":
-        some = (1, 2, 4, 8, 16, 32, 64, 128, len(data) // 4, len(data) // 2, len(data) - 1)
-        data = data[:rng.choice(some)]
-    elif how in ("flip", "flips"):
-        for _ in range(1 if how == "flip" else 40):
-            data[rng.randrange(len(data))] = rng.randrange(256)
-    elif how == "swap":
-        data[:32] = other[:32]
-    elif how == "size":
-        # Huge numbers where sizes are declared.
-        at = rng.randrange(4, min(len(data), 64))
-        data[at:at + 4] = b"\xff\xff\xff\x7f"
-    elif how == "zeros":
-        at = rng.randrange(len(data))
-        data[at:at + 100] = bytes(100)
-    elif how == "junk":
-        data += rng.randbytes(1000)
-    else:
-        data = data + data
-    return bytes(data)
-
-
-def hostile_images(folder, count, rng):
-    """Writes about `count` files, valid and not. Returns: how many."""
-    valid = valid_images(rng)
-    names, contents = sorted(valid), dict(valid)
-    fine = valid["PNG-RGB.png"]
-    while len(contents) < count - 12:
-        name, how = rng.choice(names), rng.choice(CHANGES)
-        content = changed(how, valid[name], valid[rng.choice(names)], rng)
-        contents[f"{how}-{len(contents):05d}-{name}"] = content
-    contents |= {"empty.jpg": b"", "text.png": b"hello", "new\nline.png": fine,
-                 'comma, and "quote".png': fine, "forbidden.png": fine,
-                 os.fsdecode(b"not-utf8-\xff\xfe.png"): fine}
-    for name, data in contents.items():
-        (folder / name).write_bytes(data)
-    (folder / "forbidden.png").chmod(0)
-    (folder / "directory.jpg").mkdir()
-    (folder / "directory.jpg" / "inside.png").write_bytes(fine)
-    os.mkfifo(folder / "pipe.jpg")
-    os.symlink("nowhere", folder / "dangling.jpg")
-    os.symlink("/dev/zero", folder / "device.jpg")
-    return len(contents) + 4
-
-
-def images(scene, count):
-    """Labels them as a folder, a tar and a zip; all must be in images.csv, for the same reasons."""
-    folder = scene.folder / "hostile"
-    folder.mkdir()
-    number = hostile_images(folder, count or 2000, random.Random(2))
-    sources = [folder, scene.folder / "hostile.tar", scene.folder / "hostile.zip"]
-    with tarfile.open(sources[1], "w") as tar, zipfile.ZipFile(sources[2], "w") as archive:
-        for path in sorted(folder.rglob("*"), key=os.fsencode):
-            if path.is_file() and os.access(path, os.R_OK):
-                tar.add(path, path.relative_to(folder))
-                # A zip's names are UTF-8.
-                with contextlib.suppress(UnicodeEncodeError):
-                    archive.write(path, path.relative_to(folder))
-    seen, seconds, peak = [], [], 0
-    for source in sources:
-        out, begin = scene.folder / f"of-{source.name}", time.monotonic()
-        process = start([PY, ROOT / "imagenet_dummy_label.py", source, "--teacher", scene.teacher,
-                         "--threshold", "0", "--out", out], stdout=subprocess.PIPE,
-                        stderr=subprocess.STDOUT, text=True, errors="replace")
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        assert status == 0 and "Traceback" not in output, output[-3000:]
-        seconds.append(time.monotonic() - begin)
-        peak = max(peak, usage.ru_maxrss / 1024)
-        with open(out / "images.csv", newline="", encoding="utf-8",
-                  errors="surrogateescape") as file:
-            seen.append({row["path"]: row for row in csv.DictReader(file)})
-    in_all = set.intersection(*map(set, seen))
-    same = True
-    for path in in_all:
-        rows = [of_source[path] for of_source in seen]
-        same &= len({(row["status"], row["label"], row["reason"]) for row in rows}) == 1
-        same &= np.ptp([float(row["confidence"] or 0) for row in rows]) < 1e-6
-    readable = sum(row["status"] != "unreadable" for row in seen[0].values())
-    print(f"images: {number} made, {len(seen[0])} accounted for, {readable} readable, "
-          f"{len(in_all)} in all three sources, the same: {same}")
-    return [f"{number:,} files, in a folder, a tar and a zip",
-            f"{len(seen[0]):,} accounted for, {readable:,} of them readable; largest memory "
-            f"{peak:,.0f} MiB, {max(seconds):.0f} s",
-            "no crash, no hang, the same answer from all three (confidences within 1e-6: they "
-            "depend on the batch in the last bit)"], len(seen[0]) == number and bool(same)
-
-
-# --- damaged files --------------------------------------------------------------------------------
-
-WORDS = [b"null", b"[]", b"{}", b"-1", b"1e999", b"NaN", b'""', b",", b"\n", b"\0", b"\xff" * 8,
-         b"object", b"../x"]
-
-
-def damaged(whole):
-    """Hypothesis' strategy for what may become of a file's bytes."""
-    from hypothesis import strategies as st
-
-    def with_bits(bits):
-        content = bytearray(whole)
-        for at, bit in bits:
-            content[at] ^= 1 << bit
-        return bytes(content)
-
-    def with_bytes(values):
-        content = bytearray(whole)
-        for at, value in values:
-            content[at] = value
-        return bytes(content)
-
-    def with_other(place):
-        begin, length, other = place
-        return whole[:begin] + other + whole[begin + length:]
-
-    at, head = st.integers(0, len(whole) - 1), st.integers(0, min(len(whole), 400) - 1)
-    other = st.one_of(st.sampled_from(WORDS), st.binary(max_size=200))
-    bits = st.lists(st.tuples(at, st.integers(0, 7)), min_size=1, max_size=8)
-    values = st.lists(st.tuples(head, st.integers(0, 255)), min_size=1, max_size=30)
-    return st.one_of(
-        at.map(lambda n: whole[:n]), bits.map(with_bits), values.map(with_bytes),
-        st.tuples(at, st.integers(0, 200), other).map(with_other),
-        st.binary(max_size=300),
-        st.text(max_size=100).map(lambda text: text.encode("utf-8", "surrogatepass")),
-    )
-
-
-class Damaged:
-    """A copy of the scene's files, each of which a later step reads, and what reads it."""
-
-    def __init__(self, scene):
-        import keras
-
-        from noisy_student import training
-        from noisy_student.data import load_data
-        from noisy_student.files import write_json
-        from noisy_student.runs import Run
-
-        self.folder, self.data = scene.folder / "damaged", load_data(str(scene.toy))
-        shutil.copytree(scene.student, self.folder / "student")
-        shutil.copytree(scene.pseudo, self.folder / "pseudo")
-        # What a killed training leaves.
-        run = Run(str(self.folder / "student"), "data_generator.py", {}, {})
-        self.student = self.run_of("student").model()
-        self.student.compile(keras.optimizers.Adam(1e-3))
-        self.keeper = training.Keeper(run, seed=0, epochs=12)
-        self.keeper.set_model(self.student)
-        self.keeper.history = training.read_history(run.path("history.csv"))
-        self.keeper.backup()
-        corrupted = self.folder / "corrupted"
-        corrupted.mkdir()
-        np.save(corrupted / "labels.npy", np.tile(self.data.y_test, 5))
-        np.save(corrupted / "fog.npy", np.tile(self.data.x_test, (5, 1, 1, 1)))
-        write_json(corrupted / "made.json", self.data.lineage())
-        shutil.copy(scene.toy / "truth.csv", self.folder)
-        with (tarfile.open(self.folder / "pool.tar.gz", "w:gz") as tar,
-              zipfile.ZipFile(self.folder / "pool.zip", "w") as archive):
-            for path in sorted((scene.toy / "unlabeled").iterdir())[:5]:
-                tar.add(path, path.name)
-                archive.write(path, path.name)
-        self.whole = {path: path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
-
-    def run_of(self, name):
-        from noisy_student import runs
-
-        return runs.read(self.folder / name)
-
-    def vouch_for(self, path):
-        """Makes the record vouch for a damaged file: what a stranger's folder would look like."""
-        from noisy_student.files import sha256
-
-        run = self.run_of(path.parent.name)
-        if path.name in run.sha256:
-            run.sha256[path.name] = sha256(path)
-            run.save()
-
-    def load_runs(self):
-        from noisy_student import cells
-
-        found, labellings = cells.find([self.folder / "student", self.folder / "pseudo"])
-        for run in found["student"].values():
-            # The history is read when it is asked for.
-            assert isinstance(cells.measure(run).history, list)
-        for name, of_name in labellings.items():
-            cells.Labelling(name, of_name)
-
-    def load_labels(self):
-        from noisy_student import labels
-
-        labels.load_pseudo(self.folder / "pseudo", self.data)
-
-    def load_archive(self, name):
-        from noisy_student import images, pool
-
-        pool.check_source(str(self.folder / name))
-        for found in pool.find_images(str(self.folder / name)):
-            images.read_or_reason(found.content)
-
-    def loads(self):
-        """{path below the folder: function that reads it}."""
-        from noisy_student import labels, robustness
-
-        def corrupted():
-            robustness.Corrupted(self.folder / "corrupted", self.data)
-
-        def truth():
-            labels.Truth(str(self.folder / "truth.csv"), self.data.class_names)
-
-        return {
-            "student/run.json": self.load_runs, "student/history.csv": self.load_runs,
-            "student/predictions.npz": self.load_runs,
-            "student/model.keras": lambda: self.run_of("student").model(),
-            "student/backup.npz": lambda: self.keeper.restore(self.student),
-            "pseudo/run.json": self.load_labels, "pseudo/x.npy": self.load_labels,
-            "pseudo/y.npy": self.load_labels, "pseudo/index.npy": self.load_labels,
-            "pseudo/images.csv": self.load_runs,
-            "corrupted/labels.npy": corrupted, "corrupted/fog.npy": corrupted,
-            "corrupted/made.json": corrupted, "truth.csv": truth,
-            "pool.tar.gz": lambda: self.load_archive("pool.tar.gz"),
-            "pool.zip": lambda: self.load_archive("pool.zip"),
-        }
-
-    def try_out(self, target, load, content):
-        """Whether a damaged file is refused, in one line; loading raises where it crashes."""
-        from noisy_student.files import UserError
-
-        path = self.folder / target
-        path.write_bytes(content)
-        record = path.parent / "run.json"
-        try:
-            if record.exists() and path != record:
-                self.vouch_for(path)
-            with contextlib.redirect_stdout(io.StringIO()):
-                load()
-        except UserError as error:
-            assert "\n" not in str(error), error
-            return True
-        finally:
-            for file in {path, record} & set(self.whole):
-                file.write_bytes(self.whole[file])
-        return False
-
-
-def try_many(count, contents, try_out):
-    """Calls try_out with `count` examples of a strategy, and with smaller ones where it raises."""
-    import hypothesis
-
-    settings = hypothesis.settings(
-        max_examples=count, deadline=None, database=None, derandomize=True, print_blob=False,
-        suppress_health_check=list(hypothesis.HealthCheck))
-    settings(hypothesis.given(contents)(lambda content: try_out(content)))()
-
-
-def loaders(scene, count):
-    """Damages every file that a later step reads.
-
-    Loading must succeed or end in a UserError of one line, never in anything else; a record whose
-    seal is broken must always be refused.
-    """
-    files = Damaged(scene)
-    loads = files.loads()
-    each, done, refused, crashed = (count or 2000) // len(loads), 0, 0, []
-
-    def try_out(target, load, content):
-        nonlocal done, refused
-        done += 1
-        said_no = files.try_out(target, load, content)
-        refused += said_no
-        if target.endswith(".json") and not said_no:
-            # White space alone.
-            assert json.loads(content) == json.loads(files.whole[files.folder / target])
-
-    for target, load in loads.items():
-        contents = damaged(files.whole[files.folder / target])
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                load()
-            try_many(each, contents, functools.partial(try_out, target, load))
-        except Exception as error:
-            # The smallest example that hypothesis found.
-            crashed.append(f"{target}: {type(error).__name__}: {error}")
-            traceback.print_exception(error, limit=-3)
-        print(f"loaders: {target}: {done:,} files so far, {refused:,} refused, "
-              f"{len(crashed)} crashes {crashed[-1:]}", flush=True)
-    return [f"{done:,} damaged files of {len(loads)} kinds",
-            f"{refused:,} refused in one line, the others harmless",
-            f"{len(crashed)} kinds ended in anything else"], not crashed
-
-
 # --- other users ----------------------------------------------------------------------------------
 
 
@@ -610,8 +282,7 @@ def users(scene, count):
             "the second run refuses, the first is the same to the bit"], all(results)
 
 
-PARTS = {"kills": kills, "labelling": labelling, "disk": disk, "images": images,
-         "loaders": loaders, "users": users}
+PARTS = {"kills": kills, "labelling": labelling, "disk": disk, "users": users}
 
 
 def main(argv=None):
@@ -619,7 +290,7 @@ def main(argv=None):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART",
                         help=f"{', '.join(PARTS)}; all, if none is named")
-    parser.add_argument("--count", type=int, help="how many kills, sizes, images or mutations")
+    parser.add_argument("--count", type=int, help="how many kills or sizes")
     args = parser.parse_args(argv)
     unknown = set(args.parts) - set(PARTS)
     if unknown:

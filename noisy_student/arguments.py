@@ -225,7 +225,7 @@ def experiment(doc, default, cells, argv=None):
     flags.add_argument("--noise-flags", default="", help="of the cells with noise")
     flags.add_argument("--pseudo-flags", default="", help="of the cells with pseudo-labels")
     flags.add_argument("--label-flags", default="", help="of every labelling")
-    flags.add_argument("--larger", default="--depth 101", help="flags of the larger student")
+    flags.add_argument("--larger", help="flags of the larger student (default: the next --depth)")
     flags.add_argument("--eval-flags", default="", help="of eval.py")
     flags.add_argument("--out", default="logs/experiment")
     flags.add_argument("--jobs", type=COUNT, default=1, help="cells at a time")

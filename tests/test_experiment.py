@@ -76,6 +76,13 @@ def test_each_kind_of_cell_has_its_command():
                               "o/seed3/pseudo", "--labeled-share", "0.5", "--noise", "none"],
         "pseudo")
     assert command("larger_student")[1][-4:] == ["--depth", "26", "--width", "2"]
+    args.larger = None
+    for flags, depth in (("", "101"), ("--depth=14", "26"), ("--depth 101 --width 2", "152")):
+        args.flags = flags
+        assert command("larger_student")[1][-2:] == ["--depth", depth]
+    args.flags = "--depth 152"
+    with pytest.raises(UserError, match="larger than one of --depth 152. --larger says so"):
+        command("larger_student")
     assert "--dropout" in command("student")[1] and command("student")[2] == "pseudo"
     assert command("pseudo_calibrated") == (
         "imagenet_dummy_label.py", ["a b.zip", "rest", "--teacher", "o/seed3/noisy_teacher",
@@ -119,6 +126,12 @@ def test_mistakes_are_found_before_anything_is_trained(words, message, toy, made
     with pytest.raises(UserError, match=message):
         experiment.main(asked("--data", toy, *(word.format(toy=toy) for word in words)))
     assert made == []
+
+
+def test_a_misspelt_cell_is_named(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        asked("--cells", "teacher", "studnet")
+    assert stopped.value.code == 2 and "'studnet'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [
