@@ -183,7 +183,8 @@ def main(args):
     with whole_file(out / "results.md") as path:
         parts = [f"## {name}\n\n{says}\n\n{markdown(head, lines)}"
                  for name, (says, head, lines) in text.items()]
-        path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        # A folder's name may hold bytes that are no letters.
+        path.write_text("\n\n".join(parts) + "\n", encoding="utf-8", errors="replace")
     write_json(out / "results.json", as_json(cells, answers, effects))
 
     # What to look at

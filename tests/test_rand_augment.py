@@ -212,8 +212,11 @@ def test_gallery(tmp_path, photos):
 
     draw("a.png", "new/gallery.png")
     assert Image.open(tmp_path / "new" / "gallery.png").width > 800
-    for bad, text in (("missing.png", "no such file"), ("text.png", "cannot identify")):
-        (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "text.png").write_text("hello")
+    # A program for Ghostscript.
+    Image.fromarray(photos[0]).save(tmp_path / "program.png", "EPS")
+    for bad, text in (("missing.png", "no such file"), ("text.png", "cannot identify"),
+                      ("program.png", "cannot identify")):
         with pytest.raises(UserError, match=f"{bad}.*{text}"):
             draw(bad, "x.png")
     assert not (tmp_path / "x.png").exists()
