@@ -134,5 +134,8 @@ class Labelling:
         self.kept, self.balanced = (
             np.mean([run.results[key] for run in of_name], axis=0)
             for key in ("kept_per_class", "balanced_per_class"))
-        columns = [read_table(run.check("images.csv")) for run in of_name]
-        self.confidence, self.right = (np.concatenate(column) for column in zip(*columns))
+        # Of runs that were copied without their large files, the counts are all there is.
+        columns = [read_table(run.check("images.csv")) for run in of_name
+                   if run.path("images.csv").exists()]
+        self.confidence, self.right = (np.concatenate(column)
+                                       for column in zip(*columns, (np.empty(0), np.empty(0))))
