@@ -17,9 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from noisy_student import arguments, pool
-from noisy_student.files import UserError, run_script
+from noisy_student.files import UserError, occupy, run_script
 
 SCRIPTS = os.path.dirname(os.path.abspath(__file__))
+# On Linux a script dies with the process that started it, and leaves its folder to the next one.
+TOGETHER = ("import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
+            "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])")
 
 
 class Labels(NamedTuple):
@@ -181,12 +184,17 @@ def check(order, args):
             raise UserError("rest: every image has a label; --flags '--num-labeled N' hides some")
 
 
-def make(name, folder, seed, args, environment):
-    """Runs one command, and shows what it prints under its name."""
+def make(name, folder, seed, args, threads=None):
+    """Runs one command, on so many threads, and shows what it prints under its name."""
     words, _ = command(name, folder, seed, args)
     here = f"[seed {seed} {name}]"
     print(f"{here} python {shlex.join(words)}", flush=True)
-    process = subprocess.Popen([sys.executable, os.path.join(SCRIPTS, words[0]), *words[1:]],
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if threads:
+        for key in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+            environment.setdefault(key, str(threads))
+    python = [sys.executable, *(["-c", TOGETHER] if sys.platform == "linux" else [])]
+    process = subprocess.Popen([*python, os.path.join(SCRIPTS, words[0]), *words[1:]],
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                errors="backslashreplace", env=environment)
     for line in process.stdout:
@@ -197,11 +205,7 @@ def make(name, folder, seed, args, environment):
 
 def run_all(order, args):
     """Every folder of every seed as soon as what it needs is there, args.jobs at a time."""
-    threads = str(max(1, (os.cpu_count() or 1) // args.jobs))
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if args.jobs > 1:
-        for key in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
-            environment.setdefault(key, threads)
+    threads = max(1, (os.cpu_count() or 1) // args.jobs) if args.jobs > 1 else None
     with ThreadPoolExecutor(args.jobs) as workers:
         futures = []
         try:
@@ -214,7 +218,7 @@ def run_all(order, args):
                         # What it needs was submitted before: it is done, or at work.
                         if need:
                             need.result()
-                        make(name, folder, seed, args, environment)
+                        make(name, folder, seed, args, threads)
 
                     made[name] = workers.submit(work)
                 futures += made.values()
@@ -222,6 +226,24 @@ def run_all(order, args):
                 future.result()
         finally:
             workers.shutdown(wait=False, cancel_futures=True)
+
+
+def run_on_cluster(order, args):
+    """The same, on as many machines as there are."""
+    from noisy_student import engine
+
+    occupy(args.out, "--out")
+    paths = [path for path in (args.data, *args.images) if path not in ("cifar10", "rest")]
+    with engine.cluster(args.address, args.cpus_per_cell) as cluster:
+        threads = None if cluster.num_gpus else args.cpus_per_cell
+        made = {}
+        for seed in args.seeds:
+            for name in order:
+                here, need = f"[seed {seed} {name}]", f"[seed {seed} {need_of(name)}]"
+                made[here] = cluster.submit(
+                    "experiment:make", (name, f"{args.out}/seed{seed}", seed, args, threads),
+                    [args.out, *paths], [made[need]] if need in made else [])
+        engine.all_of(made)
 
 
 def main(args):
@@ -240,7 +262,7 @@ def main(args):
                 sys.exit(made.returncode)
     order = with_needs(args.cells)
     check(order, args)
-    run_all(order, args)
+    run_on_cluster(order, args) if args.engine == "ray" else run_all(order, args)
     folders = [f"{args.out}/seed{seed}" for seed in args.seeds]
     answer = [os.path.join(SCRIPTS, "eval.py"), *folders, *shlex.split(args.eval_flags)]
     sys.exit(subprocess.run([sys.executable, *answer]).returncode)

@@ -99,6 +99,12 @@ def add_training(flags, log_dir):
     flags.add_argument("--log-dir", default=log_dir)
 
 
+def add_engine(flags):
+    flags.add_argument("--engine", choices=("local", "ray"), default="local",
+                       help="ray: on many machines (pip install -r requirements-ray.txt)")
+    flags.add_argument("--address", help="of a Ray cluster: auto, or host:port (this machine)")
+
+
 def teacher(doc, argv=None):
     """Of step 1, cifar10_resnet50.py."""
     flags = parser(doc)
@@ -229,4 +235,7 @@ def experiment(doc, default, cells, argv=None):
     flags.add_argument("--eval-flags", default="", help="of eval.py")
     flags.add_argument("--out", default="logs/experiment")
     flags.add_argument("--jobs", type=COUNT, default=1, help="cells at a time")
+    add_engine(flags)
+    flags.add_argument("--cpus-per-cell", type=COUNT, default=1, metavar="N",
+                       help="with Ray: cores of a cell, beside its GPU where there are GPUs (1)")
     return flags.parse_args(argv)

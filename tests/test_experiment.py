@@ -26,7 +26,7 @@ def made(monkeypatch):
     """What would be made, (seed, name) each, in order; nothing is."""
     made = []
 
-    def make(name, folder, seed, args, environment):
+    def make(name, folder, seed, args, threads):
         need = experiment.command(name, folder, seed, args)[1]
         assert need is None or (seed, need) in made
         if name in args.broken:
@@ -240,7 +240,7 @@ def test_a_real_experiment_and_the_same_command_again(toy, tmp_path, capsys, mon
         evaluate(*words[2:])
         return SimpleNamespace(returncode=0)
 
-    def make(name, folder, seed, args, environment):
+    def make(name, folder, seed, args, threads):
         script, *words = experiment.command(name, folder, seed, args)[0]
         {"cifar10_resnet50.py": train_teacher, "data_generator.py": train_student,
          "imagenet_dummy_label.py": label}[script](*words)

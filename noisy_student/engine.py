@@ -1,0 +1,154 @@
+"""Work on many machines, by Ray: an experiment's cells, a pool's sources. Imports no Keras.
+
+Where a task runs, what it waits for, and that another machine takes it up when its own one dies, is
+Ray's business. All machines must see one file system, under the same paths, and have the same
+packages.
+"""
+
+import contextlib
+import importlib
+import itertools
+import os
+import socket
+from typing import NamedTuple
+
+from noisy_student.files import UserError, first_line
+
+# Every line of every task is shown as it was printed, and nothing is told to Ray's makers.
+for key, value in {"RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0",
+                   "RAY_USAGE_STATS_ENABLED": "0"}.items():
+    os.environ.setdefault(key, value)
+try:
+    import ray
+except ImportError as error:
+    raise UserError(f"--engine ray: {error}. Run: python -m pip install -r requirements-ray.txt"
+                    ) from None
+
+# How often a task is taken up again whose machine or process has died. Mistakes are not repeated.
+RETRIES = 5
+# The beginnings of environment variables that say how a network computes: the same everywhere.
+SETTINGS = ("KERAS_", "TF_", "XLA_", "JAX_")
+
+
+class Place(NamedTuple):
+    """What every machine must see as the one does where the command was given."""
+
+    folder: str
+    paths: tuple
+    environment: dict
+
+    def enter(self):
+        """Raises: UserError, if this machine sees something else."""
+        for path in (self.folder, *self.paths):
+            if not os.path.exists(os.path.join(self.folder, path)):
+                raise UserError(f"{path}: the machine {ray.util.get_node_ip_address()} does not "
+                                "see it; all need one file system, under the same paths")
+        os.chdir(self.folder)
+        os.environ.update(self.environment)
+
+
+@ray.remote(max_retries=RETRIES)
+def task(place, function, words, *needed):
+    """Calls "module:function", imported only once the environment says with which backend."""
+    place.enter()
+    module, name = function.split(":")
+    return getattr(importlib.import_module(module), name)(*words)
+
+
+class Cluster(NamedTuple):
+    """Machines, and what each task asks of its own one."""
+
+    num_cpus: int
+    num_gpus: int
+
+    def submit(self, function, words, paths=(), needed=()):
+        """Begins a task as soon as there is room for it and what it needs is done.
+
+        Args:
+            function: "module:function". words: its arguments.
+            paths: files and folders without which it cannot be done. needed: other tasks.
+        """
+        settings = {key: os.environ[key] for key in os.environ if key.startswith(SETTINGS)}
+        place = Place(os.getcwd(), tuple(paths), settings)
+        return task.options(**self._asdict()).remote(place, function, words, *needed)
+
+    def each(self, function, words):
+        """What a function says to each of many words, in whatever order it comes.
+
+        Args:
+            words: of each task its arguments, and the paths it needs. Asked for only when there is
+                soon room for the task, so that words may depend on what came before.
+        """
+        words, waiting = iter(words), []
+        while True:
+            kind = "GPU" if self.num_gpus else "CPU"
+            room = ray.cluster_resources().get(kind, 0) // (self.num_gpus or self.num_cpus)
+            for arguments, paths in itertools.islice(words, max(0, int(2 * room) - len(waiting))):
+                waiting.append(self.submit(function, arguments, paths))
+            if not waiting:
+                return
+            done, waiting = ray.wait(waiting)
+            yield result(done[0])
+
+
+@contextlib.contextmanager
+def cluster(address, cpus):
+    """The cluster at an address, or this machine alone.
+
+    Args:
+        address: "auto", host:port, or None. cpus: how many cores a task asks for; where there are
+            GPUs, it asks for one of them, too.
+
+    Raises: UserError, if nobody answers there, or no machine has as many cores.
+    """
+    try:
+        if address and address != "auto":
+            # Ray itself would try for two minutes, and end this process.
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), timeout=10).close()
+        alone = {} if address else {"num_cpus": os.cpu_count(), "include_dashboard": False}
+        ray.init(address=address or "local", logging_level="warning", **alone)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"--address {address}: no Ray cluster of the same versions answers there "
+                        f"({first_line(error)}). Begin one with: ray start --head") from None
+    try:
+        most = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+        if cpus > most:
+            raise UserError(f"{cpus} cores for a task: no machine of the cluster has more than "
+                            f"{most:.0f}")
+        yield Cluster(cpus, int(ray.cluster_resources().get("GPU", 0) > 0))
+    finally:
+        ray.shutdown()
+
+
+def result(done):
+    """What a finished task has said. Raises: what it has raised; UserError, if it could not run."""
+    try:
+        return ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        # Without the traceback of the other machine.
+        if isinstance(error.cause, (UserError, OSError)):
+            raise error.cause from None
+        raise
+    except ray.exceptions.RayError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise UserError(f"a task failed {RETRIES + 1} times, or could not begin: {lines[0]} "
+                        f"{lines[-1]}; the same command goes on") from None
+
+
+def all_of(tasks):
+    """Waits for tasks, {title: task}, and says of each that it is done.
+
+    Raises: the first error, once everything is made that does not need what failed.
+    """
+    titles, failed = {ref: title for title, ref in tasks.items()}, None
+    waiting = list(titles)
+    while waiting:
+        (done,), waiting = ray.wait(waiting)
+        try:
+            result(done)
+            print(f"{titles[done]} done", flush=True)
+        except (UserError, OSError) as error:
+            failed = failed or error
+    if failed:
+        raise failed
