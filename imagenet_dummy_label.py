@@ -23,18 +23,20 @@ if __name__ == "__main__":
 
 import heapq
 import itertools
+import tempfile
 from dataclasses import dataclass, field
 
 import numpy as np
 
 # A student can teach too, and its layers must be known to load it.
 import stochastic_resblock  # noqa: F401
-from noisy_student import backend, pool, runs
+from noisy_student import backend, parts, pool, runs
 from noisy_student.batches import made_ahead
 from noisy_student.files import UserError, run_script, write_arrays
 from noisy_student.images import FEW_BYTES
 from noisy_student.labels import (
     BINS,
+    TABLE,
     Audit,
     ImageTable,
     Truth,
@@ -72,6 +74,22 @@ def label_images(teacher, sources, data, temperature=1.0, workers=None):
         for image, pixels in batch:
             readable = isinstance(pixels, np.ndarray)
             yield image, pixels, *(next(answers) if readable else (None, None))
+
+
+def label_part(labelled, selection, audit, truth, table):
+    """Takes down what the teacher says of every image of a pool, or of a part of one.
+
+    Args:
+        labelled: as label_images yields.
+    """
+    for image, pixels, raw, soft in labelled:
+        if soft is None:
+            table.leave_out(image, pixels)
+            continue
+        label, confidence = selection.add(image.source, image.path, pixels, soft)
+        true_class = truth.of(image.source, image.path)
+        audit.add(label, true_class, raw.max(), confidence)
+        table.add(image, label, confidence, true_class)
 
 
 def batches_of(items):
@@ -141,6 +159,8 @@ class Selection:
         self.candidates = [[] for _ in range(num_classes)]
         self.seen = np.zeros(num_classes, dtype=np.int64)
         self.histogram = np.zeros(BINS, dtype=np.int64)
+        # Of each class the rank beyond which nothing is kept, as far as that is known.
+        self.bounds = [None] * num_classes
 
     def add(self, source, path, pixels, soft):
         """Shows one image, uint8 (32, 32, 3), and its soft label, (C,).
@@ -151,11 +171,17 @@ class Selection:
         self.seen[label] += 1
         self.histogram[min(int(confidence * BINS), BINS - 1)] += 1
         if confidence > self.threshold:
-            of_class = self.candidates[label]
-            of_class.append(Candidate((-confidence, source, path), pixels, soft))
-            if self.cap and len(of_class) >= 2 * self.cap + BATCH:
-                self.candidates[label] = heapq.nsmallest(self.cap, of_class)
+            self.take(source, path, pixels, soft)
         return label, confidence
+
+    def take(self, source, path, pixels, soft):
+        """Takes one image above the threshold as a candidate."""
+        label = int(soft.argmax())
+        of_class = self.candidates[label]
+        of_class.append(Candidate((-float(soft.max()), source, path), pixels, soft))
+        if self.cap and len(of_class) >= 2 * self.cap + BATCH:
+            self.candidates[label] = heapq.nsmallest(self.cap, of_class)
+            self.bounds[label] = self.candidates[label][-1].rank
 
     def kept(self):
         """The chosen images, class after class, the most confident first: a list of Candidate."""
@@ -195,10 +221,14 @@ def balance(hard, max_repeats=None):
 
 
 def main(args):
+    if args.engine == "ray":
+        parts.check(args)
     backend.prepare(0)
     teacher = load_teacher(args)
     class_names, data = teacher.class_names, teacher.data
-    size = sum(pool.check_source(source, data) for source in args.images)
+    size = 0
+    if args.engine == "local":
+        size = sum(pool.check_source(source, data) for source in args.images)
     # Few images are decoded sooner than worker processes start.
     workers = args.workers or (1 if size < FEW_BYTES else None)
     truth = Truth(args.truth, class_names, data if "rest" in args.images else None)
@@ -218,18 +248,15 @@ def main(args):
     selection = Selection(args.threshold, args.per_class_cap, len(class_names),
                           args.keep_share or 1.0)
     audit = Audit(len(class_names), args.threshold)
-    with ImageTable(run, class_names) as table:
-        labelled = label_images(teacher.model, args.images, data, temperature, workers)
-        for image, pixels, raw, soft in with_progress(labelled, size):
-            if soft is None:
-                table.leave_out(image, pixels)
-                continue
-            label, confidence = selection.add(image.source, image.path, pixels, soft)
-            true_class = truth.of(image.source, image.path)
-            audit.add(label, true_class, raw.max(), confidence)
-            table.add(image, label, confidence, true_class)
-        kept = selection.kept()
-        table.finish({candidate.rank[1:] for candidate in kept}, args)
+    with tempfile.TemporaryFile("w+", dir=run.folder, **TABLE) as file:
+        table = ImageTable(file, class_names)
+        if args.engine == "ray":
+            kept = parts.on_cluster(args, run, temperature, selection, audit, truth, table)
+        else:
+            labelled = label_images(teacher.model, args.images, data, temperature, workers)
+            label_part(with_progress(labelled, size), selection, audit, truth, table)
+            kept = selection.kept()
+            table.finish(run.path("images.csv"), {candidate.rank[1:] for candidate in kept}, args)
     truth.report()
     if not kept:
         raise UserError(nothing_kept(args, selection.histogram))

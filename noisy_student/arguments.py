@@ -141,7 +141,9 @@ def labelling(doc, argv=None):
     flags.add_argument("--data", help="where the teacher's data set is now, if it has moved; of a "
                        ".keras file, whose test images are left out")
     flags.add_argument("--workers", type=COUNT, metavar="N",
-                       help="how many decode at a time (one per core)")
+                       help="how many decode at a time (one per core); with Ray: cores of a "
+                       "source, beside its GPU where there are GPUs (1)")
+    add_engine(flags)
     flags.add_argument("--out", default="logs/pseudo")
     return flags.parse_args(argv)
 

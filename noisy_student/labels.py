@@ -13,7 +13,7 @@ from rich import progress
 
 from noisy_student import runs
 from noisy_student.data import load_data
-from noisy_student.files import UNFINISHED, UserError, reading, sha256, whole_file
+from noisy_student.files import UserError, reading, sha256, whole_file
 from noisy_student.images import LeftOut
 from noisy_student.metrics import near_copies, perceptual_hash
 from noisy_student.pool import tidy
@@ -23,6 +23,8 @@ from noisy_student.training import duration
 BINS = 1000
 # Of unreadable files, so many are named on the screen; images.csv names all.
 EXAMPLES = 5
+# How a table is opened: a file's name may hold bytes that are no letters.
+TABLE = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
 COLUMNS = ("source", "path", "label", "confidence", "status", "reason", "truth")
 
 
@@ -287,45 +289,43 @@ def percent(part, whole):
 class ImageTable:
     """images.csv: every image seen, what became of it, and the truth where known.
 
-    Lines are written as images come, and for good once it is known which ones are kept.
+    Rows are written to an open text file as images come, and for good once it is known which ones
+    are kept.
     """
 
-    def __init__(self, run, class_names):
-        self.run, self.class_names = run, class_names
+    def __init__(self, file, class_names):
+        self.file, self.class_names = file, class_names
+        self.write = csv.writer(file).writerow
         # By status, of those that are left out.
         self.counts, self.examples = Counter(), []
-        self.seen = run.path(f"{UNFINISHED}seen.csv")
-
-    def __enter__(self):
-        self.file = open_table(self.seen, "w+")
-        self.write = csv.writer(self.file).writerow
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-        self.seen.unlink(missing_ok=True)
 
     def leave_out(self, image, reason):
         """One file that is not shown to the teacher, and the UserError that says why."""
         status = reason.status if isinstance(reason, LeftOut) else "unreadable"
         self.counts[status] += 1
-        if status == "unreadable" and len(self.examples) < EXAMPLES:
-            self.examples.append(f"{os.path.join(image.source, image.path)!r}: {reason}")
+        if status == "unreadable":
+            self.name(image.path, f"{os.path.join(image.source, image.path)!r}: {reason}")
         self.write([image.source, image.path, "", "", status, str(reason), ""])
+
+    def name(self, path, example):
+        """Keeps an example of what is unreadable: the first ones, and every whole source."""
+        if len(self.examples) < EXAMPLES or not path:
+            self.examples.append((path, example))
 
     def add(self, image, label, confidence, truth):
         self.write([image.source, image.path, self.class_names[label], repr(confidence), "", "",
                     truth_name(truth, self.class_names)])
 
-    def finish(self, kept, args):
-        """Writes images.csv.
+    def finish(self, path, kept, args):
+        """Writes images.csv, and says what was left out."""
+        self.report()
+        self.file.seek(0)
+        write_statuses(path, csv.reader(self.file), kept, args)
 
-        Args:
-            kept: set of (source, path). args: of step 2.
-        """
+    def report(self):
         if count := self.counts["unreadable"]:
             print(f"warning: {count:,} files are not readable images (images.csv names all):",
-                  *self.examples, sep="\n  ")
+                  *(example for _, example in self.examples), sep="\n  ")
         exact, near = self.counts["exact copy"], self.counts["near copy"]
         if exact or near:
             print(f"{exact + near:,} images are left out, which show validation or test images, "
@@ -334,24 +334,34 @@ class ImageTable:
         if hidden or companions:
             print(f"{hidden:,} hidden files or folders and {companions:,} texts beside images are "
                   "passed over (images.csv names all)")
-        beyond = "over the cap"
-        if args.keep_share:
-            beyond = "beyond the share or cap" if args.per_class_cap else "beyond the share"
-        self.file.seek(0)
-        with whole_file(self.run.path("images.csv")) as beside, open_table(beside, "w") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for source, path, label, confidence, status, reason, truth in csv.reader(self.file):
-                if not status and (source, path) in kept:
-                    status = "kept"
-                elif not status:
-                    status = beyond if float(confidence) > args.threshold else "below threshold"
-                writer.writerow([source, path, label, confidence, status, reason, truth])
+
+
+def write_statuses(path, rows, kept, args):
+    """Writes a table of images with what became of each.
+
+    Args:
+        rows: of the table, without statuses. kept: set of (source, path). args: of step 2.
+
+    Returns: how many rows.
+    """
+    beyond, count = "over the cap", 0
+    if args.keep_share:
+        beyond = "beyond the share or cap" if args.per_class_cap else "beyond the share"
+    with whole_file(path) as beside, open_table(beside, "w") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for source, name, label, confidence, status, reason, truth in rows:
+            if not status and (source, name) in kept:
+                status = "kept"
+            elif not status:
+                status = beyond if float(confidence) > args.threshold else "below threshold"
+            writer.writerow([source, name, label, confidence, status, reason, truth])
+            count += 1
+    return count
 
 
 def open_table(path, mode="r"):
-    """A file's name may hold bytes that are no letters."""
-    return open(path, mode, newline="", encoding="utf-8", errors="surrogateescape")
+    return open(path, mode, **TABLE)
 
 
 def read_table(path):
@@ -359,7 +369,12 @@ def read_table(path):
     confidences, right = [], []
     with reading(path), open_table(path) as file:
         for row in csv.DictReader(file):
-            if row["confidence"]:
+            if "part" in row:
+                # An index of many.
+                part = pathlib.Path(path).parent / row["part"]
+                for column, more in zip((confidences, right), read_table(part)):
+                    column.extend(more)
+            elif row["confidence"]:
                 confidences.append(float(row["confidence"]))
                 right.append(float(row["label"] == row["truth"]) if row["truth"] else np.nan)
     return np.array(confidences), np.array(right)

@@ -24,7 +24,8 @@ from noisy_student.files import (
 # Of a training that is under way.
 BACKUP = "backup.npz"
 # Arguments that do not change what comes of a run.
-WHERE = ("log_dir", "out", "data", "pseudo", "teacher", "truth", "workers", "tensorboard")
+WHERE = ("log_dir", "out", "data", "pseudo", "teacher", "truth", "workers", "tensorboard", "engine",
+         "address")
 # The kinds of file whose sha256 a run keeps.
 KEPT = (".keras", ".npy", ".npz", ".csv")
 

@@ -3,9 +3,8 @@
 import os
 import shlex
 import socket
-import threading
 import time
-from types import SimpleNamespace
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -35,21 +34,21 @@ def machines():
     cluster.shutdown()
 
 
-def replaced_once(machines, condition):
-    """Kills the machine that works as soon as the condition holds; another one joins.
+def while_its_machine_dies(machines, path, work):
+    """Kills the machine that works as soon as a path exists; another one joins.
 
-    Returns: a thread to wait for.
+    Args:
+        work: what is to be done meanwhile. Returns: what it returns.
     """
-    def replace():
-        while not condition():
+    with ThreadPoolExecutor(1) as driver:
+        done = driver.submit(work)
+        while not path.exists():
+            assert not done.done(), done.result()
             time.sleep(0.02)
         (machine,) = machines.worker_nodes
         machines.remove_node(machine, allow_graceful=False)
         machines.add_node(**SMALL)
-
-    thread = threading.Thread(target=replace)
-    thread.start()
-    return thread
+        return done.result()
 
 
 def asked(*words):
@@ -77,12 +76,10 @@ def test_an_experiment_whose_machine_dies_is_that_of_one_machine(machines, toy, 
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "make", make)
         experiment.run_all(order, asked(*words("one")))
-    backup = tmp_path / "many" / "seed0" / "teacher" / "backup.npz"
-    replaced = replaced_once(machines, backup.exists)
-    monkeypatch.setattr(experiment.subprocess, "run", lambda words: SimpleNamespace(returncode=0))
-    with pytest.raises(SystemExit):
-        experiment.main(asked(*words("many"), "--engine", "ray", "--address", machines.address))
-    replaced.join()
+    while_its_machine_dies(
+        machines, tmp_path / "many" / "seed0" / "teacher" / "backup.npz",
+        lambda: experiment.run_on_cluster(order, asked(*words("many"), "--engine", "ray",
+                                                       "--address", machines.address)))
     for name in order:
         one, many = (tmp_path / out / "seed0" / name for out in ("one", "many"))
         names = sorted(path.name for path in one.iterdir())
