@@ -259,7 +259,7 @@ def fit_and_finish(model, batches, data, args, run):
 
 
 def main(args):
-    backend.prepare(args.seed)
+    backend.prepare(args.seed, args.devices)
 
     # The data
     data = load_data(args.data, args.num_labeled, args.validation, args.seed)

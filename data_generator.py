@@ -95,7 +95,7 @@ def refuse_overlap(x, data):
 
 
 def main(args):
-    backend.prepare(args.seed)
+    backend.prepare(args.seed, args.devices)
 
     # The labelled images
     data = load_data(args.data, args.num_labeled, args.validation, args.seed)

@@ -10,7 +10,7 @@ import numpy as np
 
 from noisy_student.batches import made_ahead
 from noisy_student.cuda_libraries import load_cuda_libraries
-from noisy_student.files import UserError
+from noisy_student.files import WRITER, UserError, first_line
 from noisy_student.nvidia_cards import nvidia_cards
 
 BACKEND = keras.backend.backend()
@@ -29,6 +29,8 @@ else:
 keras.config.set_image_data_format("channels_last")
 keras.config.set_floatx("float32")
 
+# Set by a launcher of several processes: where the first one is.
+ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
 # Options of glibc's malloc.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
 # The first NVIDIA GPUs that multiply in bfloat16, and the first whose convolutions XLA compiles
@@ -36,9 +38,16 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
 BFLOAT16_SINCE, XLA_SINCE = (8, 0), (7, 5)
 
 
-def prepare(seed):
-    """Seeds everything; every script calls it before it does anything else."""
+def prepare(seed, devices="one"):
+    """Seeds everything; every script calls it before it does anything else.
+
+    Args:
+        devices: of the scripts that train; "all": of other processes, too, if a launcher has set
+            KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID.
+    """
     keras.utils.set_random_seed(seed)
+    if devices == "all" and ADDRESSES in os.environ:
+        join_others()
     if BACKEND == "tensorflow":
         tf.config.experimental.enable_op_determinism()
     elif BACKEND == "jax" and not jax.config.jax_compilation_cache_dir:
@@ -46,6 +55,20 @@ def prepare(seed):
         jax.config.update("jax_compilation_cache_dir", os.path.expanduser("~/.cache/jax"))
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
         keep_freed_memory(ctypes.CDLL(None).mallopt)
+
+
+def join_others():
+    """Trains with other processes. All but the first one neither write nor say anything."""
+    if BACKEND != "jax":
+        raise UserError(f"{ADDRESSES}: several processes are for JAX (KERAS_BACKEND=jax)")
+    try:
+        keras.distribution.initialize()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{ADDRESSES}={os.environ[ADDRESSES]}: the processes do not find together "
+                        f"({first_line(error)})") from error
+    WRITER["here"] = jax.process_index() == 0
+    if not WRITER["here"]:
+        sys.stdout = open(os.devnull, "w")
 
 
 def keep_freed_memory(mallopt):
@@ -115,9 +138,9 @@ def on_hardware(precision, devices, batch_size):
     Args:
         precision: "float32", or "bfloat16": weights stay float32, and what is computed from them
             is bfloat16.
-        devices: "one"; or "all": every GPU of the machine holds the network and takes its share of
-            each batch. Batch normalization's statistics then run over the whole batch with JAX,
-            over each share with TensorFlow.
+        devices: "one"; or "all": every GPU of the machine, or of the machines of all processes,
+            holds the network and takes its share of each batch. Batch normalization's statistics
+            then run over the whole batch with JAX, over each share with TensorFlow.
 
     Raises: UserError, where the devices cannot share a batch.
     """
@@ -155,6 +178,17 @@ def all_devices(batch_size):
         keras.distribution.set_distribution(None)
 
 
+def processes():
+    """Which process this is, and how many there are, of those that train one network."""
+    return (jax.process_index(), jax.process_count()) if BACKEND == "jax" else (0, 1)
+
+
+def share(*arrays):
+    """Of each array, (N, ...), the rows that are this process' share, (N/processes, ...)."""
+    process, count = processes()
+    return tuple(a[process * len(a) // count:(process + 1) * len(a) // count] for a in arrays)
+
+
 def sharing():
     """How many devices share a batch right now."""
     if BACKEND == "tensorflow":
@@ -174,7 +208,7 @@ def feed(batches, batch_size=None):
         batch_size: how many images a batch has; None, if not all have as many.
     """
     if BACKEND != "tensorflow":
-        return made_ahead(batches())
+        return made_ahead(share(*batch) for batch in batches())
     arrays = next(batches())
     signature = tuple(tf.TensorSpec((batch_size, *array.shape[1:]), array.dtype)
                       for array in arrays)
@@ -191,11 +225,13 @@ def validation_feed(x, t, batch_size):
 
     Raises: UserError, where the devices cannot share them.
     """
-    if min(batch_size, len(x)) % sharing() or len(x) % batch_size % sharing():
+    count = processes()[1]
+    mine, devices = len(x) // count, sharing() // count
+    if len(x) % count or min(batch_size, mine) % devices or mine % batch_size % devices:
         raise UserError(f"--devices all: {sharing()} devices cannot share {len(x)} validation "
                         f"images in batches of {batch_size} equally; give another --num-labeled")
     if BACKEND != "tensorflow":
-        return x, t
+        return share(x, t)
 
     def batches():
         for i in range(0, len(x), batch_size):

@@ -107,7 +107,8 @@ def packed(selection, bounds, audit, truth, table):
     """What was found in one source: {name: array}."""
     candidates = []
     for of_class, bound in zip(selection.candidates, bounds):
-        candidates += [candidate for candidate in of_class if not bound or candidate.rank <= bound]
+        candidates += [candidate for candidate in sorted(of_class)[:selection.cap]
+                       if not bound or candidate.rank <= bound]
     part = {"x": np.array([candidate.pixels for candidate in candidates], dtype=np.uint8),
             "y": np.array([candidate.soft for candidate in candidates], dtype=np.float32),
             "seen": selection.seen, "histogram": selection.histogram}

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from noisy_student.files import (
+    WRITER,
     UserError,
     occupy,
     read_arrays,
@@ -66,6 +67,8 @@ class Run:
 
     def finish(self, **results):
         """Keeps the results, and the sha256 of every array, network and table in the folder."""
+        if not WRITER["here"]:
+            return
         files = [path for path in sorted(self.path("").iterdir())
                  if path.suffix in KEPT and path.name != BACKUP]
         self.sha256 = {path.name: sha256(path) for path in files}

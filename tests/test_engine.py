@@ -1,32 +1,33 @@
 """Many machines: the same results as one, whatever dies in the middle; and mistakes in a line."""
 
+import importlib
 import os
 import shlex
-import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
+import make_toy
 import pytest
-from conftest import TINY, label, train_student, train_teacher
+from conftest import PROGRAMS, TINY, label, train_student, train_teacher
+from test_parts import FLAGS, assert_same, cut_up
 
 import experiment
 from noisy_student import arguments
-from noisy_student.files import UserError, occupy
+from noisy_student.files import UserError
 
-# Two machines and the others of this suite are too much for two cores otherwise.
+# Ray's processes give way to nobody here, and lines have no colours.
 os.environ |= {"RAY_worker_niceness": "0", "RAY_COLOR_PREFIX": "0"}
-ray = pytest.importorskip("ray")
-from ray.cluster_utils import Cluster  # noqa: E402
-
-from noisy_student import engine  # noqa: E402
-
 SMALL = {"num_cpus": 1, "object_store_memory": 100 << 20}
 
 
 @pytest.fixture(scope="module")
 def machines():
     """A cluster of a machine that only coordinates and one of one core."""
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
     head = SMALL | {"num_cpus": 0, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     cluster.add_node(**SMALL)
@@ -34,21 +35,21 @@ def machines():
     cluster.shutdown()
 
 
-def while_its_machine_dies(machines, path, work):
-    """Kills the machine that works as soon as a path exists; another one joins.
+def while_its_machine_dies(machines, folder, pattern, work):
+    """Kills the machine that works as soon as such a file is in the folder; another one joins.
 
     Args:
-        work: what is to be done meanwhile. Returns: what it returns.
+        work: what is to be done meanwhile.
     """
     with ThreadPoolExecutor(1) as driver:
         done = driver.submit(work)
-        while not path.exists():
+        while not list(folder.glob(pattern)):
             assert not done.done(), done.result()
             time.sleep(0.02)
         (machine,) = machines.worker_nodes
         machines.remove_node(machine, allow_graceful=False)
         machines.add_node(**SMALL)
-        return done.result()
+        done.result()
 
 
 def asked(*words):
@@ -77,7 +78,7 @@ def test_an_experiment_whose_machine_dies_is_that_of_one_machine(machines, toy, 
         patch.setattr(experiment, "make", make)
         experiment.run_all(order, asked(*words("one")))
     while_its_machine_dies(
-        machines, tmp_path / "many" / "seed0" / "teacher" / "backup.npz",
+        machines, tmp_path / "many" / "seed0" / "teacher", "backup.npz",
         lambda: experiment.run_on_cluster(order, asked(*words("many"), "--engine", "ray",
                                                        "--address", machines.address)))
     for name in order:
@@ -91,3 +92,56 @@ def test_an_experiment_whose_machine_dies_is_that_of_one_machine(machines, toy, 
     assert said.count("] python ") == 4 and "] resuming " in said
     assert [line for line in said.splitlines() if line.endswith("] done")] == [
         f"[seed 0 {name}] done" for name in order]
+
+
+# --- a pool ---------------------------------------------------------------------------------------
+
+
+def test_labels_of_a_machine_that_dies_are_those_of_one_machine(machines, toy, own_network,
+                                                                tmp_path):
+    words = [*cut_up(toy, tmp_path, 3), *FLAGS, "--teacher", own_network, "--classes",
+             *make_toy.SHAPES, "--truth", toy / "truth.csv", "--out"]
+    label(*words, tmp_path / "one")
+    while_its_machine_dies(
+        machines, tmp_path / "many" / "parts", ".unfinished-*.seen",
+        lambda: label(*words, tmp_path / "many", "--engine", "ray",
+                      "--address", machines.address))
+    assert_same(tmp_path / "one", tmp_path / "many")
+
+
+# --- mistakes -------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_a_line_each(machines, tmp_path):
+    from noisy_student import engine
+
+    with pytest.raises(UserError, match="--address 127.0.0.1:1: no Ray cluster .* answers there"):
+        with engine.cluster("127.0.0.1:1", 1):
+            pass
+    with pytest.raises(UserError, match="99 cores for a task: no machine .* has more than 1$"):
+        with engine.cluster(machines.address, 99):
+            pass
+    with engine.cluster(machines.address, 1) as cluster:
+        with pytest.raises(UserError, match="nowhere: the machine .* does not see it; all need"):
+            engine.result(cluster.submit("os:getcwd", (), ["nowhere"]))
+        with pytest.raises(OSError) as error:
+            engine.result(cluster.submit("os:rmdir", (str(tmp_path / "gone"),)))
+        assert error.value.filename == str(tmp_path / "gone")
+        assert engine.result(cluster.submit("os:getcwd", ())) == os.getcwd()
+
+
+def test_second_driver_is_refused(tmp_path):
+    pytest.importorskip("ray")
+    first = subprocess.Popen([sys.executable, PROGRAMS / "occupy.py", tmp_path], text=True,
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    first.stdout.readline()
+    with pytest.raises(UserError, match="another run is writing there right now.*another --out"):
+        experiment.run_on_cluster([], asked("--out", tmp_path, "--engine", "ray"))
+    first.communicate()
+
+
+def test_without_ray_the_command_that_installs_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "noisy_student.engine", raising=False)
+    with pytest.raises(UserError, match="^--engine ray: .*pip install -r requirements-ray.txt$"):
+        importlib.import_module("noisy_student.engine")

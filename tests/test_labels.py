@@ -118,7 +118,8 @@ def test_image_table_says_what_became_of_each(tmp_path, capsys):
             table.add(image, 1, confidence, truth)
         for _ in range(7):
             table.leave_out(images[3], UserError("empty file"))
-        table.finish(tmp_path / "images.csv", {("s", "a")}, arguments.labelling("", ["s", "--threshold", "0.5"]))
+        table.finish(tmp_path / "images.csv", {("s", "a")},
+                     arguments.labelling("", ["s", "--threshold", "0.5"]))
     with labels.open_table(tmp_path / "images.csv") as file:
         head, *rows = csv.reader(file)
     assert tuple(head) == labels.COLUMNS and rows[:4] == [

@@ -15,7 +15,7 @@ from conftest import label
 
 import imagenet_dummy_label as step2
 import noisy_student
-from noisy_student import labels, runs
+from noisy_student import labels, parts, runs
 from noisy_student.files import UserError
 
 FLAGS = ["--threshold", 0.3, "--per-class-cap", 2]
@@ -117,11 +117,18 @@ def test_source_that_cannot_be_read_is_named_and_the_others_go_on(toy, label_own
     sources = cut_up(toy, tmp_path, 2)
     whole = label_own(*sources, out="whole")
     (tmp_path / "broken.tar").write_bytes(b"no archive")
-    parts = label_own(sources[0], tmp_path / "broken.tar", sources[1], "--engine", "ray",
-                      out="parts")
+    others = label_own(sources[0], tmp_path / "broken.tar", sources[1], "--engine", "ray",
+                       out="others")
     assert "broken.tar/': " in capsys.readouterr().out
-    assert runs.read(parts).results["left_out"] == {"unreadable": 1}
-    assert (whole / "x.npy").read_bytes() == (parts / "x.npy").read_bytes()
+    assert runs.read(others).results["left_out"] == {"unreadable": 1}
+    assert (whole / "x.npy").read_bytes() == (others / "x.npy").read_bytes()
+
+
+def test_another_teacher_than_the_commands_own_is_refused(own_network):
+    args = SimpleNamespace(teacher=str(own_network), classes=[*make_toy.SHAPES], data=None,
+                           calibrate=False, images=[])
+    with pytest.raises(UserError, match="network.keras: on the machine .* it is another network"):
+        parts.loaded_teacher(args, "0")
 
 
 def test_what_is_kept_must_have_a_limit_and_sources_must_be_there(toy, own_network, tmp_path):
