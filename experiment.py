@@ -235,13 +235,12 @@ def run_on_cluster(order, args):
     occupy(args.out, "--out")
     paths = [path for path in (args.data, *args.images) if path not in ("cifar10", "rest")]
     with engine.cluster(args.address, args.cpus_per_cell) as cluster:
-        threads = None if cluster.num_gpus else args.cpus_per_cell
         made = {}
         for seed in args.seeds:
             for name in order:
                 here, need = f"[seed {seed} {name}]", f"[seed {seed} {need_of(name)}]"
                 made[here] = cluster.submit(
-                    "experiment:make", (name, f"{args.out}/seed{seed}", seed, args, threads),
+                    "experiment:make", (name, f"{args.out}/seed{seed}", seed, args),
                     [args.out, *paths], [made[need]] if need in made else [])
         engine.all_of(made)
 

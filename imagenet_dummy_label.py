@@ -223,6 +223,7 @@ def balance(hard, max_repeats=None):
 def main(args):
     if args.engine == "ray":
         parts.check(args)
+        backend.leave_gpus()
     backend.prepare(0)
     teacher = load_teacher(args)
     class_names, data = teacher.class_names, teacher.data
@@ -244,15 +245,15 @@ def main(args):
         return
 
     # 1. and 2. Look at every image once; 3. keep the most confident of each class
-    temperature = calibrate(teacher.model, data) if args.calibrate else 1.0
     selection = Selection(args.threshold, args.per_class_cap, len(class_names),
                           args.keep_share or 1.0)
     audit = Audit(len(class_names), args.threshold)
     with tempfile.TemporaryFile("w+", dir=run.folder, **TABLE) as file:
         table = ImageTable(file, class_names)
         if args.engine == "ray":
-            kept = parts.on_cluster(args, run, temperature, selection, audit, truth, table)
+            kept, temperature = parts.on_cluster(args, run, selection, audit, truth, table)
         else:
+            temperature = calibrate(teacher.model, data) if args.calibrate else 1.0
             labelled = label_images(teacher.model, args.images, data, temperature, workers)
             label_part(with_progress(labelled, size), selection, audit, truth, table)
             kept = selection.kept()

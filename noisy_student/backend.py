@@ -57,6 +57,14 @@ def prepare(seed, devices="one"):
         keep_freed_memory(ctypes.CDLL(None).mallopt)
 
 
+def leave_gpus():
+    """This process computes on the CPU, before anything else is done: the GPUs are for others."""
+    if BACKEND == "tensorflow":
+        tf.config.set_visible_devices([], "GPU")
+    elif BACKEND == "jax":
+        jax.config.update("jax_platforms", "cpu")
+
+
 def join_others():
     """Trains with other processes. All but the first one neither write nor say anything."""
     if BACKEND != "jax":

@@ -28,6 +28,8 @@ except ImportError as error:
 RETRIES = 5
 # The beginnings of environment variables that say how a network computes: the same everywhere.
 SETTINGS = ("KERAS_", "TF_", "XLA_", "JAX_")
+# As many as a task has cores.
+THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 
 
 class Place(NamedTuple):
@@ -69,6 +71,8 @@ class Cluster(NamedTuple):
             paths: files and folders without which it cannot be done. needed: other tasks.
         """
         settings = {key: os.environ[key] for key in os.environ if key.startswith(SETTINGS)}
+        if not self.num_gpus:
+            settings = dict.fromkeys(THREADS, str(self.num_cpus)) | settings
         place = Place(os.getcwd(), tuple(paths), settings)
         return task.options(**self._asdict()).remote(place, function, words, *needed)
 

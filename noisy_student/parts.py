@@ -6,6 +6,8 @@ What two sources come to adds up in any order: counts are summed, and the most c
 choices are the most confident of all.
 """
 
+import argparse
+import copy
 import csv
 import importlib
 import json
@@ -56,34 +58,48 @@ def check(args):
 # --- one source, on some machine ------------------------------------------------------------------
 
 
-def loaded_teacher(args, digest, loaded={}):  # noqa: B006
-    """The teacher, which this process keeps from source to source. Raises: UserError."""
-    if digest not in loaded:
+def loaded(args, digest, kept={}):  # noqa: B006
+    """The teacher and the truth, which this process keeps from source to source.
+
+    Raises: UserError, if it is not the teacher with this sha256.
+    """
+    rest = "rest" in args.images
+    if (digest, rest) not in kept:
         backend.prepare(0)
-        loaded[digest] = load_teacher(args)
-        if loaded[digest].made_from["teacher_sha256"] != digest:
+        teacher = load_teacher(args)
+        if teacher.made_from["teacher_sha256"] != digest:
             raise UserError(f"{args.teacher}: on the machine {platform.node()} it is another "
                             "network than where the command was given")
-    return loaded[digest]
+        truth = Truth(args.truth, teacher.class_names, teacher.data if rest else None)
+        kept[digest, rest] = teacher, truth
+    return kept[digest, rest]
+
+
+def fitted_temperature(args, digest):
+    teacher, _ = loaded(args, digest)
+    return step2().calibrate(teacher.model, teacher.data)
+
+
+def step2():
+    """The script, known by its name: noisy_student imports none."""
+    return importlib.import_module("imagenet_dummy_label")
 
 
 def label_source(args, number, temperature, digest, bounds):
     """Labels one source, and leaves its two files.
 
     Args:
-        args: of step 2. number: of the source among args.images.
+        args: of step 2, with this source as the only one; it has that number among all of them.
         digest: sha256 of the teacher.
         bounds: of each class the rank beyond which nothing will be kept, or None.
 
     Returns: the number, and what the source comes to, {name: array}. Raises: UserError.
     """
-    # Known by its name: noisy_student imports no script.
-    step2 = importlib.import_module("imagenet_dummy_label")
-    source, teacher = args.images[number], loaded_teacher(args, digest)
+    teacher, truth = loaded(args, digest)
+    (source,), truth = args.images, copy.copy(truth)
     class_names, data = teacher.class_names, teacher.data
-    selection = step2.Selection(args.threshold, args.per_class_cap, len(class_names))
+    selection = step2().Selection(args.threshold, args.per_class_cap, len(class_names))
     audit = Audit(len(class_names), args.threshold)
-    truth = Truth(args.truth, class_names, data if source == "rest" else None)
     with whole_file(path_of(args, number, "seen")) as beside, open_table(beside, "w") as file:
         table = ImageTable(file, class_names)
         try:
@@ -91,9 +107,9 @@ def label_source(args, number, temperature, digest, bounds):
         except UserError as error:
             table.leave_out(pool.Found(source, "", None, 0), error)
         else:
-            labelled = step2.label_images(teacher.model, [source], data, temperature,
-                                          args.workers or 1)
-            step2.label_part(labelled, selection, audit, truth, table)
+            labelled = step2().label_images(teacher.model, [source], data, temperature,
+                                            args.workers or 1)
+            step2().label_part(labelled, selection, audit, truth, table)
     part = packed(selection, bounds, audit, truth, table)
     write_arrays(path_of(args, number, "npz"), **part)
     return number, part
@@ -144,17 +160,30 @@ def add(part, source, selection, audit, truth, table):
 # --- all of them ----------------------------------------------------------------------------------
 
 
-def on_cluster(args, run, temperature, selection, audit, truth, table):
-    """Labels every source of a pool, on as many machines as there are. Returns: what is kept."""
+def on_cluster(args, run, selection, audit, truth, table):
+    """Labels every source of a pool, on as many machines as there are.
+
+    Returns: what is kept, and the temperature.
+    """
     from noisy_student import engine
 
-    forget_another(args, run, temperature)
     with engine.cluster(args.address, args.workers or 1) as cluster:
+        temperature = 1.0
+        if args.calibrate:
+            # Not here: the command itself leaves the GPUs to the others.
+            words = of_one(args, args.images[0]), run.made_from["teacher_sha256"]
+            (temperature,) = cluster.each("noisy_student.parts:fitted_temperature", [(words, [])])
+        forget_another(args, run, temperature)
         label_all(cluster, args, run, temperature, selection, audit, truth, table)
         kept = selection.kept()
         table.report()
         write_tables(cluster, args, run, {candidate.rank[1:] for candidate in kept})
-    return kept
+    return kept, temperature
+
+
+def of_one(args, source):
+    """The arguments of step 2 for one source of many."""
+    return argparse.Namespace(**vars(args) | {"images": [source]})
 
 
 def forget_another(args, run, temperature):
@@ -171,9 +200,10 @@ def label_all(cluster, args, run, temperature, selection, audit, truth, table):
     """Labels every source that is not labelled yet, and adds up what they come to."""
     def tasks():
         for number in todo:
-            seen = [path for path in (args.images[number], args.truth) if path and path != "rest"]
-            yield ((args, number, temperature, run.made_from["teacher_sha256"], selection.bounds),
-                   [run.path("run.json"), *seen])
+            source = args.images[number]
+            seen = [path for path in (source, args.truth) if path and path != "rest"]
+            yield ((of_one(args, source), number, temperature, run.made_from["teacher_sha256"],
+                    selection.bounds), [run.path("run.json"), *seen])
 
     def parts():
         for number in ready:
@@ -204,7 +234,7 @@ def write_tables(cluster, args, run, kept):
     of_source = {source: set() for source in args.images}
     for source, path in kept:
         of_source[source].add((source, path))
-    tasks = (((args, number, of_source[source]), [run.path("run.json")])
+    tasks = (((of_one(args, source), number, of_source[source]), [run.path("run.json")])
              for number, source in enumerate(args.images))
     rows = sorted(cluster.each("noisy_student.parts:write_table", tasks))
     with whole_file(run.path("images.csv")) as beside, open_table(beside, "w") as file:

@@ -128,7 +128,7 @@ def test_another_teacher_than_the_commands_own_is_refused(own_network):
     args = SimpleNamespace(teacher=str(own_network), classes=[*make_toy.SHAPES], data=None,
                            calibrate=False, images=[])
     with pytest.raises(UserError, match="network.keras: on the machine .* it is another network"):
-        parts.loaded_teacher(args, "0")
+        parts.loaded(args, "0")
 
 
 def test_what_is_kept_must_have_a_limit_and_sources_must_be_there(toy, own_network, tmp_path):
