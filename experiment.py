@@ -11,18 +11,12 @@ again. At the end, eval.py answers the questions. A new cell or question is a ne
 
 import os
 import shlex
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from noisy_student import arguments, pool
-from noisy_student.files import UserError, occupy, run_script
-
-SCRIPTS = os.path.dirname(os.path.abspath(__file__))
-# On Linux a script dies with the process that started it, and leaves its folder to the next one.
-TOGETHER = ("import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
-            "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])")
+from noisy_student import arguments, commands, pool
+from noisy_student.commands import Command
+from noisy_student.files import UserError, run_script
 
 
 class Labels(NamedTuple):
@@ -117,28 +111,26 @@ def need_of(name):
     return LABELS[name].teacher if name in LABELS else CELLS[name].labels
 
 
-def command(name, folder, seed, args):
-    """How one folder is made: the words of its command, and the name of the folder it needs."""
+def words_of(name, folder, seed, args):
+    """How one folder is made: a script and its arguments."""
     flags = shlex.split((LABELS if name in LABELS else CELLS)[name].flags)
     if flags == ["{larger}"]:
         flags = shlex.split(args.larger or deeper(args.flags))
     if name in LABELS:
-        teacher = LABELS[name].teacher
-        return ["imagenet_dummy_label.py", *args.images, "--teacher", f"{folder}/{teacher}",
-                *shlex.split(args.label_flags), *flags, "--out", f"{folder}/{name}"], teacher
-    labels = CELLS[name].labels
+        return ["imagenet_dummy_label.py", *args.images, "--teacher", f"{folder}/{need_of(name)}",
+                *shlex.split(args.label_flags), *flags, "--out", f"{folder}/{name}"]
     # The article's early stopping is off: every cell takes the same number of steps.
     words = ["--data", args.data, "--seed", str(seed), "--early-stopping", "0",
              *shlex.split(args.flags), "--log-dir", f"{folder}/{name}"]
     if name == "teacher":
-        return ["cifar10_resnet50.py", *words], None
-    if "--noise none" not in CELLS[name].flags:
+        return ["cifar10_resnet50.py", *words]
+    if "none" not in flags:
         words += shlex.split(args.noise_flags)
-    if labels:
-        words += ["--pseudo", f"{folder}/{labels}", *shlex.split(args.pseudo_flags)]
+    if need_of(name):
+        words += ["--pseudo", f"{folder}/{need_of(name)}", *shlex.split(args.pseudo_flags)]
     else:
         words += ["--pseudo", "none"]
-    return ["data_generator.py", *words, *flags], labels
+    return ["data_generator.py", *words, *flags]
 
 
 def deeper(flags):
@@ -178,71 +170,21 @@ def check(order, args):
     parsers = {"cifar10_resnet50.py": arguments.teacher, "data_generator.py": arguments.student,
                "imagenet_dummy_label.py": arguments.labelling}
     for name in order:
-        script, *words = command(name, args.out, 0, args)[0]
+        script, *words = words_of(name, args.out, 0, args)
         chosen = parsers[script]("", words)
         if name in CELLS and "rest" in args.images and not chosen.num_labeled:
             raise UserError("rest: every image has a label; --flags '--num-labeled N' hides some")
 
 
-def make(name, folder, seed, args, threads=None):
-    """Runs one command, on so many threads, and shows what it prints under its name."""
-    words, _ = command(name, folder, seed, args)
-    here = f"[seed {seed} {name}]"
-    print(f"{here} python {shlex.join(words)}", flush=True)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    if threads:
-        for key in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
-            environment.setdefault(key, str(threads))
-    python = [sys.executable, *(["-c", TOGETHER] if sys.platform == "linux" else [])]
-    process = subprocess.Popen([*python, os.path.join(SCRIPTS, words[0]), *words[1:]],
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                               errors="backslashreplace", env=environment)
-    for line in process.stdout:
-        print(f"{here} {line}", end="", flush=True)
-    if process.wait():
-        raise UserError(f"{here} failed; mend it and give the same command again")
-
-
-def run_all(order, args):
-    """Every folder of every seed as soon as what it needs is there, args.jobs at a time."""
-    threads = max(1, (os.cpu_count() or 1) // args.jobs) if args.jobs > 1 else None
-    with ThreadPoolExecutor(args.jobs) as workers:
-        futures = []
-        try:
-            for seed in args.seeds:
-                made, folder = {}, f"{args.out}/seed{seed}"
-                for name in order:
-                    need = made.get(need_of(name))
-
-                    def work(name=name, need=need, seed=seed, folder=folder):
-                        # What it needs was submitted before: it is done, or at work.
-                        if need:
-                            need.result()
-                        make(name, folder, seed, args, threads)
-
-                    made[name] = workers.submit(work)
-                futures += made.values()
-            for future in futures:
-                future.result()
-        finally:
-            workers.shutdown(wait=False, cancel_futures=True)
-
-
-def run_on_cluster(order, args):
-    """The same, on as many machines as there are."""
-    from noisy_student import engine
-
-    occupy(args.out, "--out")
-    paths = [path for path in (args.data, *args.images) if path not in ("cifar10", "rest")]
-    with engine.cluster(args.address, args.cpus_per_cell) as cluster:
-        made = {}
-        for seed in args.seeds:
-            for name in order:
-                here, need = f"[seed {seed} {name}]", f"[seed {seed} {need_of(name)}]"
-                made[here] = cluster.submit(
-                    "experiment:make", (name, f"{args.out}/seed{seed}", seed, args),
-                    [args.out, *paths], [made[need]] if need in made else [])
-        engine.all_of(made)
+def commands_of(order, args):
+    """A Command for every folder of every seed, each behind the one it needs."""
+    made = []
+    for seed in args.seeds:
+        for name in order:
+            words = words_of(name, f"{args.out}/seed{seed}", seed, args)
+            need = need_of(name) and f"[seed {seed} {need_of(name)}]"
+            made.append(Command(f"[seed {seed} {name}]", words, need))
+    return made
 
 
 def main(args):
@@ -256,15 +198,16 @@ def main(args):
             args.eval_flags += f" --corrupted {corrupted} --adversarial --robust-images 200"
         for script, *words in drawn:
             # What is there already is not drawn again.
-            made = subprocess.run([sys.executable, os.path.join(SCRIPTS, "data", script), *words])
-            if made.returncode:
-                sys.exit(made.returncode)
+            if status := commands.run_script(f"data/{script}", *words):
+                sys.exit(status)
     order = with_needs(args.cells)
     check(order, args)
-    run_on_cluster(order, args) if args.engine == "ray" else run_all(order, args)
+    if args.engine == "ray":
+        commands.run_on_cluster(commands_of(order, args), args)
+    else:
+        commands.run_here(commands_of(order, args), args.jobs)
     folders = [f"{args.out}/seed{seed}" for seed in args.seeds]
-    answer = [os.path.join(SCRIPTS, "eval.py"), *folders, *shlex.split(args.eval_flags)]
-    sys.exit(subprocess.run([sys.executable, *answer]).returncode)
+    sys.exit(commands.run_script("eval.py", *folders, *shlex.split(args.eval_flags)))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,13 @@ def train_student(*words):
     data_generator.main(arguments.student("", [str(word) for word in words]))
 
 
+def run_in_process(command, threads=None):
+    """noisy_student.commands.run, where Keras is at hand already."""
+    script, *words = command.words
+    {"cifar10_resnet50.py": train_teacher, "data_generator.py": train_student,
+     "imagenet_dummy_label.py": label}[script](*words)
+
+
 def evaluate(*words):
     """Step 5."""
     import eval as step5

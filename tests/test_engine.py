@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import make_toy
 import pytest
-from conftest import PROGRAMS, TINY, label, train_student, train_teacher
+from conftest import PROGRAMS, TINY, label, run_in_process
 from test_parts import FLAGS, assert_same, cut_up
 
 import experiment
-from noisy_student import arguments
+from noisy_student import arguments, commands
 from noisy_student.files import UserError
 
 # Ray's processes give way to nobody here, and lines have no colours.
@@ -68,19 +68,14 @@ def test_an_experiment_whose_machine_dies_is_that_of_one_machine(machines, toy, 
                 "--cells", "student_without_noise", "teacher", "--label-flags", "--threshold 0",
                 "--flags", shlex.join([*TINY, "--num-labeled", "80", "--epochs", "20"])]
 
-    def make(name, folder, seed, args, threads):
-        script, *words = experiment.command(name, folder, seed, args)[0]
-        {"cifar10_resnet50.py": train_teacher, "data_generator.py": train_student,
-         "imagenet_dummy_label.py": label}[script](*words)
-
     order = experiment.with_needs(asked(*words("one")).cells)
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "make", make)
-        experiment.run_all(order, asked(*words("one")))
+        patch.setattr(commands, "run", run_in_process)
+        commands.run_here(experiment.commands_of(order, asked(*words("one"))), jobs=1)
+    many = asked(*words("many"), "--engine", "ray", "--address", machines.address)
     while_its_machine_dies(
         machines, tmp_path / "many" / "seed0" / "teacher", "backup.npz",
-        lambda: experiment.run_on_cluster(order, asked(*words("many"), "--engine", "ray",
-                                                       "--address", machines.address)))
+        lambda: commands.run_on_cluster(experiment.commands_of(order, many), many))
     for name in order:
         one, many = (tmp_path / out / "seed0" / name for out in ("one", "many"))
         names = sorted(path.name for path in one.iterdir())
@@ -136,7 +131,7 @@ def test_second_driver_is_refused(tmp_path):
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     first.stdout.readline()
     with pytest.raises(UserError, match="another run is writing there right now.*another --out"):
-        experiment.run_on_cluster([], asked("--out", tmp_path, "--engine", "ray"))
+        commands.run_on_cluster([], asked("--out", tmp_path, "--engine", "ray"))
     first.communicate()
 
 

@@ -3,13 +3,12 @@
 import json
 import shlex
 import time
-from types import SimpleNamespace
 
 import pytest
-from conftest import TINY, evaluate, label, train_student, train_teacher
+from conftest import TINY, evaluate, run_in_process
 
 import experiment
-from noisy_student import arguments
+from noisy_student import arguments, commands
 from noisy_student.files import UserError
 
 ALL = list(experiment.CELLS)
@@ -23,19 +22,18 @@ def asked(*words):
 
 @pytest.fixture
 def made(monkeypatch):
-    """What would be made, (seed, name) each, in order; nothing is."""
+    """The titles of the commands that would run, in order; none does."""
     made = []
 
-    def make(name, folder, seed, args, threads):
-        need = experiment.command(name, folder, seed, args)[1]
-        assert need is None or (seed, need) in made
-        if name in args.broken:
-            raise UserError(f"{name} failed")
+    def run(command, threads):
+        assert command.need is None or command.need in made
+        if "--broken" in command.words:
+            raise UserError(f"{command.title} failed")
         # Whoever does not wait for it is ahead of it.
         time.sleep(0.002)
-        made.append((seed, name))
+        made.append(command.title)
 
-    monkeypatch.setattr(experiment, "make", make)
+    monkeypatch.setattr(commands, "run", run)
     return made
 
 
@@ -60,8 +58,8 @@ def test_each_kind_of_cell_has_its_command():
     common = ["--data", "my set", "--seed", "3", "--early-stopping", "0", "--num-labeled", "80"]
 
     def command(name):
-        (script, *words), need = experiment.command(name, "o/seed3", 3, args)
-        return script, words, need
+        script, *words = experiment.words_of(name, "o/seed3", 3, args)
+        return script, words, experiment.need_of(name)
 
     assert command("teacher") == (
         "cifar10_resnet50.py", [*common, "--log-dir", "o/seed3/teacher"], None)
@@ -99,19 +97,16 @@ def test_what_a_cell_needs_comes_before_it_and_once():
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_everything_is_made_once_for_every_seed_after_what_it_needs(jobs, made):
-    args = asked("--seeds", 0, 1, "--jobs", jobs)
-    args.broken = ()
     order = experiment.with_needs(ALL)
-    experiment.run_all(order, args)
-    everything = [(seed, name) for seed in (0, 1) for name in order]
+    commands.run_here(experiment.commands_of(order, asked("--seeds", 0, 1)), jobs)
+    everything = [f"[seed {seed} {name}]" for seed in (0, 1) for name in order]
     assert sorted(made) == sorted(everything) and (jobs > 1 or made == everything)
 
 
 def test_what_needs_a_cell_that_failed_is_not_made(made):
-    args = asked("--jobs", 2)
-    args.broken = ("noisy_teacher",)
-    with pytest.raises(UserError, match="noisy_teacher failed"):
-        experiment.run_all(experiment.with_needs(["student_of_noisy"]), args)
+    all_of_them = [commands.Command("a", ["--broken"]), commands.Command("b", [], "a")]
+    with pytest.raises(UserError, match="a failed"):
+        commands.run_here(all_of_them, jobs=2)
     assert made == []
 
 
@@ -167,13 +162,13 @@ def stubs(tmp_path, monkeypatch):
             "    file.write(json.dumps([*sys.argv, threads]) + '\\n')\n"
             "print('one\\ntwo', file=sys.stderr)\n"
             "sys.exit(7 * ('--dropout' in sys.argv))\n")
-    monkeypatch.setattr(experiment, "SCRIPTS", str(folder))
+    monkeypatch.setattr(commands, "SCRIPTS", str(folder))
     return folder
 
 
 def test_names_with_spaces_and_lines_with_their_cells_name(stubs, tmp_path, capfd, monkeypatch):
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
-    monkeypatch.setattr(experiment.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(commands.os, "cpu_count", lambda: 8)
     images, out = tmp_path / "my photos", tmp_path / "my logs"
     images.mkdir()
     with pytest.raises(SystemExit) as ended:
@@ -210,13 +205,14 @@ def test_the_demo_draws_its_data_first(what, cells, drawn, tmp_path, monkeypatch
     (tmp_path / "data" / "toy" / "unlabeled").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     started, args = [], arguments.experiment("", experiment.EIGHT, experiment.CELLS, [what])
-    monkeypatch.setattr(experiment, "run_all", lambda order, args: started.append(order))
+    monkeypatch.setattr(commands, "run_here", lambda made, jobs: started.append(
+        [command.title[8:-1] for command in made]))
 
-    def run(words):
-        started.append([word.split("/")[-1] for word in words[1:]])
-        return SimpleNamespace(returncode=0)
+    def run_script(*words):
+        started.append([word.split("/")[-1] for word in words])
+        return 0
 
-    monkeypatch.setattr(experiment.subprocess, "run", run)
+    monkeypatch.setattr(commands, "run_script", run_script)
     with pytest.raises(SystemExit):
         experiment.main(args)
     *first, order, answers = started
@@ -235,17 +231,12 @@ def test_a_real_experiment_and_the_same_command_again(toy, tmp_path, capsys, mon
                  "--eval-flags", f"--out '{tmp_path / 'my figures'}'")
 
     # Step 5 in this process, where Keras is at hand already, and the second time all steps.
-    def run(words):
-        assert words[1].endswith("eval.py")
-        evaluate(*words[2:])
-        return SimpleNamespace(returncode=0)
+    def run_script(name, *words):
+        assert name == "eval.py"
+        evaluate(*words)
+        return 0
 
-    def make(name, folder, seed, args, threads):
-        script, *words = experiment.command(name, folder, seed, args)[0]
-        {"cifar10_resnet50.py": train_teacher, "data_generator.py": train_student,
-         "imagenet_dummy_label.py": label}[script](*words)
-
-    monkeypatch.setattr(experiment.subprocess, "run", run)
+    monkeypatch.setattr(commands, "run_script", run_script)
     with pytest.raises(SystemExit) as ended:
         experiment.main(args)
     assert ended.value.code == 0
@@ -260,8 +251,8 @@ def test_a_real_experiment_and_the_same_command_again(toy, tmp_path, capsys, mon
     assert "| pseudo-labels, no noise " in results and "| pseudo " in results
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    monkeypatch.setattr(experiment, "make", make)
-    experiment.run_all(experiment.with_needs(args.cells), args)
+    monkeypatch.setattr(commands, "run", run_in_process)
+    commands.run_here(experiment.commands_of(experiment.with_needs(args.cells), args), jobs=1)
     again = capsys.readouterr().out
     assert again.count("is finished: ") == 3 and "epoch" not in again
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before

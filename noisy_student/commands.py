@@ -1,0 +1,83 @@
+"""Runs an experiment's commands, each after the one it needs, here or on many machines."""
+
+import os
+import shlex
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from noisy_student.files import UserError, occupy
+
+SCRIPTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# On Linux a script dies with the process that started it, and leaves its folder to the next one.
+TOGETHER = ("import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
+            "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])")
+
+
+class Command(NamedTuple):
+    """A script and its arguments, and the title of the command that has to be done before it."""
+
+    title: str
+    words: list
+    need: str | None = None
+
+
+def run(command, threads=None):
+    """Runs a command, on so many threads, and shows what it prints behind its title."""
+    title, words, _ = command
+    print(f"{title} python {shlex.join(words)}", flush=True)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    if threads:
+        for key in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+            environment.setdefault(key, str(threads))
+    python = [sys.executable, *(["-c", TOGETHER] if sys.platform == "linux" else [])]
+    process = subprocess.Popen([*python, os.path.join(SCRIPTS, words[0]), *words[1:]],
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               errors="backslashreplace", env=environment)
+    for line in process.stdout:
+        print(f"{title} {line}", end="", flush=True)
+    if process.wait():
+        raise UserError(f"{title} failed; mend it and give the same command again")
+
+
+def run_here(commands, jobs):
+    """Runs so many at a time, which share the cores. commands: each behind what it needs."""
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+    done = {}
+
+    def work(command):
+        # What it needs was begun before: it is done, or at work.
+        if command.need in done:
+            done[command.need].result()
+        run(command, threads)
+
+    with ThreadPoolExecutor(jobs) as workers:
+        try:
+            for command in commands:
+                done[command.title] = workers.submit(work, command)
+            for future in done.values():
+                future.result()
+        finally:
+            workers.shutdown(wait=False, cancel_futures=True)
+
+
+def run_on_cluster(commands, args):
+    """Runs them on as many machines as there are. args: of experiment.py."""
+    from noisy_student import engine
+
+    occupy(args.out, "--out")
+    paths = [path for path in (args.data, *args.images) if path not in ("cifar10", "rest")]
+    with engine.cluster(args.address, args.cpus_per_cell) as cluster:
+        threads = None if cluster.num_gpus else args.cpus_per_cell
+        done = {}
+        for command in commands:
+            needed = [done[command.need]] if command.need in done else []
+            done[command.title] = cluster.submit("noisy_student.commands:run", (command, threads),
+                                                 [args.out, *paths], needed)
+        engine.all_of(done)
+
+
+def run_script(name, *words):
+    """Runs a script in the foreground. Returns: its exit status."""
+    return subprocess.run([sys.executable, os.path.join(SCRIPTS, name), *words]).returncode
