@@ -67,7 +67,7 @@ def shortcut_en(x, residual, name=None):
 
 
 def part(name, suffix):
-    """A layer's name within a block. By it weights find their way between teacher and student."""
+    """A layer's name within a block: the same in the teacher and in the student."""
     return f"{name}_{suffix}" if name else None
 
 
@@ -243,16 +243,22 @@ def my_eval(model, x, t, probabilities=None):
 
 
 def fit_and_finish(model, batches, data, args, run):
-    """Trains, then reads the test images, once, and keeps what the network says about them."""
+    """Trains, then reads the test images, once, and keeps what the network says about them.
+
+    Args:
+        batches: batches(k) yields batch k and all that come behind it, without end, so that a
+            killed training goes on with the batch it would have had.
+    """
     optimizer, schedule = optimizer_and_schedule(model, args)
+    # compile() with the cross-entropy to the labels, hard or soft, then fit(), epoch by epoch.
     history, seconds = train(
         model, batches, data.validation(), run, optimizer=optimizer, schedule=schedule,
         epochs=args.epochs, steps_per_epoch=args.steps_per_epoch, batch_size=args.batch_size,
         seed=args.seed, tensorboard=args.tensorboard)
-    test, held_out = predict(model, data.x_test), predict(model, data.validation()[0])
-    labels = data.validation()[1].argmax(axis=1)
-    run.save_predictions(test=(test, data.y_test), validation=(held_out, labels))
-    loss, accuracy = my_eval(model, data.x_test, data.one_hot(data.y_test), test)
+    x_val, t_val = data.validation()
+    p_test, p_val = predict(model, data.x_test), predict(model, x_val)
+    run.save_predictions(test=(p_test, data.y_test), validation=(p_val, t_val.argmax(axis=1)))
+    loss, accuracy = my_eval(model, data.x_test, data.one_hot(data.y_test), p_test)
     run.finish(test_loss=loss, test_accuracy=accuracy, seconds=seconds,
                steps=len(history) * args.steps_per_epoch, class_names=data.class_names)
     print(f"{run.folder}: test accuracy {100 * accuracy:.2f} %")

@@ -52,7 +52,7 @@ def get_random_data(x_train_i, y_train_i, data_aug, augment=None):
 
 
 def data_generator(x_train, y_train, batch_size, data_aug, seed=0, first_batch=0, augment=None,
-                   flip_and_crop="never", batches=None):
+                   flip_and_crop="never", row_batches=None):
     """Endless shuffled batches, with RandAugment if data_aug: get_random_data, a batch at a time.
 
     What batch number k holds depends on the seed and on k alone, noise included.
@@ -63,7 +63,8 @@ def data_generator(x_train, y_train, batch_size, data_aug, seed=0, first_batch=0
         augment: Rand_Augment; default, the article's: N = 2, M = 10.
         flip_and_crop: mirrors half of the images and shifts all by up to 4 pixels first: "never",
             "with-noise" (if data_aug), or "always".
-        batches: (number, rows of x_train) from first_batch on; default, all rows, shuffled.
+        row_batches: yields (number of the batch, rows of x_train that it takes) from first_batch
+            on; default, all rows, shuffled.
 
     Yields: uint8 (batch_size, 32, 32, 3), float32 (batch_size, C).
     """
@@ -76,10 +77,12 @@ def data_generator(x_train, y_train, batch_size, data_aug, seed=0, first_batch=0
         augment = Rand_Augment(Numbers=0)
     moved = flip_and_crop == "always" or (flip_and_crop == "with-noise" and data_aug)
     rows = np.arange(len(x_train))
-    for number, chosen in batches or shuffled(rows, batch_size, seed, first_batch):
+    for number, chosen in row_batches or shuffled(rows, batch_size, seed, first_batch):
         x = x_train[chosen]
         if data_aug or moved:
+            # The 1 keeps these draws apart from those that shuffle.
             rng = np.random.default_rng([seed, number, 1])
+            # Where each image is cut out, and whether it is mirrored.
             windows = draw_windows(len(x), rng) if moved else None
             x = augment.apply_batch(x, augment.draw(len(x), rng), windows)
         yield x, y_train[chosen]
@@ -102,13 +105,16 @@ def main(args):
     print(data)
     fill_in(args, data)
     args.flip_and_crop = args.flip_and_crop or RECIPES[args.recipe].flip_and_crop
-    x, y, rows = data.x, data.one_hot(data.y), data.train
-    made_from, taught_by, pseudo_rows = data.lineage(), None, np.empty(0, dtype=np.int64)
+    x, y = data.x, data.one_hot(data.y)
+    labelled_rows, pseudo_rows = data.train, np.empty(0, dtype=np.int64)
+    # What run.json says of the images, and of the teacher.
+    made_from, taught_by = data.lineage(), None
 
     # And those that a teacher has labelled
     if args.pseudo != "none":
         pseudo = load_pseudo(args.pseudo, data)
         refuse_overlap(pseudo.x, data)
+        # They come behind the labelled ones.
         pseudo_rows = len(x) + pseudo.index
         x, y = np.concatenate([x, pseudo.x]), np.concatenate([y, pseudo.y])
         made_from["pseudo_sha256"], taught_by = pseudo.sha256, pseudo.taught_by
@@ -125,20 +131,20 @@ def main(args):
     noise_on_input = args.noise in ("all", "input")
     augment = Rand_Augment(Numbers=args.augment_ops, max_Magnitude=args.augment_magnitude)
 
-    def chosen(first_batch):
+    def row_batches(first_batch):
         if args.labeled_share:
-            return mixed(rows, pseudo_rows, args.batch_size, args.labeled_share, args.seed,
+            return mixed(labelled_rows, pseudo_rows, args.batch_size, args.labeled_share, args.seed,
                          first_batch)
         # Article: labelled and pseudo-labelled images as they come.
-        everything = np.concatenate([rows, pseudo_rows])
+        everything = np.concatenate([labelled_rows, pseudo_rows])
         return shuffled(everything, args.batch_size, args.seed, first_batch)
 
     def batches(first_batch):
         return data_generator(x, y, args.batch_size, noise_on_input, args.seed, first_batch,
-                              augment, args.flip_and_crop, chosen(first_batch))
+                              augment, args.flip_and_crop, row_batches(first_batch))
 
     # What the student sees: the first batch as it is, and under noise
-    _, first = next(chosen(0))
+    _, first = next(row_batches(0))
     noisy, _ = next(batches(0))
     figures.drawn(figures.batch, x[first], noisy, run.path("batch.png"))
 
@@ -153,11 +159,12 @@ def main(args):
               f"noise: {args.noise}")
 
         # The training, with the noise on the image
-        steps, images = args.epochs * args.steps_per_epoch, len(rows) + len(pseudo_rows)
+        steps, images = args.epochs * args.steps_per_epoch, len(labelled_rows) + len(pseudo_rows)
         print(f"{steps:,} steps of {args.batch_size}: "
               f"{steps * args.batch_size / images:.1f} passes over {images:,} images")
         fit_and_finish(student, batches, data, args, run)
-    print(f"Next: python eval.py logs, or python predict.py photo.jpg --model {args.log_dir}")
+    print(f"Next: python eval.py logs/teacher {args.log_dir}, "
+          f"or python predict.py photo.jpg --model {args.log_dir}")
 
 
 if __name__ == "__main__":

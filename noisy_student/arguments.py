@@ -121,11 +121,12 @@ def labelling(doc, argv=None):
                        help="folder of a finished training, or a .keras file (with --classes)")
     flags.add_argument("--classes", nargs="+", metavar="NAME",
                        help="what the outputs of a .keras file stand for, in order")
-    flags.add_argument("--threshold", type=SHARE, default=0.75,
-                       help="keep what is above (0.75; the paper: 0.3)")
-    flags.add_argument("--keep-share", type=PROBABILITY, metavar="S",
-                       help="in place of the threshold: keep this share of each class, "
-                       "the most confident")
+    either = flags.add_mutually_exclusive_group()
+    either.add_argument("--threshold", type=SHARE, default=0.75,
+                        help="keep what is above (0.75; the paper: 0.3)")
+    either.add_argument("--keep-share", type=PROBABILITY, metavar="S",
+                        help="in place of the threshold: keep this share of each class, "
+                        "the most confident")
     flags.add_argument("--calibrate", action="store_true",
                        help="fit a temperature on the teacher's validation images first")
     flags.add_argument("--per-class-cap", type=COUNT, metavar="N",

@@ -34,7 +34,7 @@ def tables(cells, known, title, answers, effects, labellings, tests):
     """
     first = next(iter(next(iter(cells.values())).values()))
     found = {}
-    head = ["cell", "seeds", "steps", "accuracy, %", "cross-entropy", "minutes"]
+    head = ["cell", "seed", "steps", "accuracy, %", "cross-entropy", "minutes"]
     lines = [[title(name), ", ".join(map(str, sorted(cell))),
               f"{next(iter(cell.values())).run.results['steps']:,}", accuracy(cell),
               mean(cell, "loss", digits=3),
@@ -56,7 +56,7 @@ def tables(cells, known, title, answers, effects, labellings, tests):
         "largest of the seeds. Of twenty such intervals one misses by chance. The last three, where"
         " they are there, are the 2x2's: main effects are averages over the other factor, and the "
         "interaction is what pseudo-labels add under noise less what they add without.",
-        ["question", "answer", "seeds", "each seed", "p"],
+        ["question", "answer", "seed", "each seed", "p"],
         [[answer.question, str(answer), ", ".join(map(str, answer.seeds)),
           ", ".join(f"{value:+.1f}" for value in answer.per_seed),
           f"{max(answer.p):.2g}" if answer.p else "-"] for answer in answers + effects])
@@ -77,7 +77,7 @@ def tables(cells, known, title, answers, effects, labellings, tests):
         found["The pseudo-labels"] = (
             "Means over seeds. Precision: of the kept images whose truth is known, the share that "
             "is right. Recall: of all images of a class, the share kept under it.",
-            ["labels", "seeds", "images", "kept", "precision, %", "recall, %", "temperature",
+            ["labels", "seed", "images", "kept", "precision, %", "recall, %", "temperature",
              "rarest and most frequent class"], [label_row(label) for label in labellings])
     found["Every run"] = (
         "Accuracy with Wilson's 95 % interval, and plain cross-entropy.",
@@ -92,7 +92,9 @@ def label_row(label):
         values = [scale * value for run in label.runs if (value := what(run.results)) is not None]
         return f"{np.mean(values):,.{digits}f}" if values else "-"
 
-    return [label.title, str(len(label.runs)), over_seeds(lambda r: r["seen"]),
+    # A network from elsewhere has none that is known.
+    seeds = [str(run.taught_by["arguments"]["seed"]) for run in label.runs if run.taught_by]
+    return [label.title, ", ".join(seeds) or "-", over_seeds(lambda r: r["seen"]),
             over_seeds(lambda r: r["kept"]),
             over_seeds(lambda r: r["audit"]["kept"]["precision"], 1, 100),
             over_seeds(lambda r: r["audit"]["kept"]["recall"], 1, 100),

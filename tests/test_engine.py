@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import make_toy
 import pytest
-from conftest import PROGRAMS, TINY, label, run_in_process
+from conftest import PROGRAMS, ROOT, TINY, label, run_in_process
 from test_parts import FLAGS, assert_same, cut_up
 
 import experiment
@@ -128,6 +128,7 @@ def test_mistakes_are_a_line_each(machines, tmp_path):
 def test_second_driver_is_refused(tmp_path):
     pytest.importorskip("ray")
     first = subprocess.Popen([sys.executable, PROGRAMS / "occupy.py", tmp_path], text=True,
+                             env=os.environ | {"PYTHONPATH": str(ROOT)},
                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     first.stdout.readline()
     with pytest.raises(UserError, match="another run is writing there right now.*another --out"):
