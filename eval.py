@@ -188,10 +188,8 @@ def main(args):
     write_json(out / "results.json", as_json(cells, answers, effects))
 
     # What to look at
-    four = TWO_BY_TWO if set(TWO_BY_TWO) <= set(cells) else None
-    pictures = figures.draw_all(cells, title, answers, four, labellings,
-                                everything[0].results["class_names"], robustness.LIKE_RANDAUGMENT,
-                                out)
+    pictures = figures.draw_all(cells, title, answers, labellings,
+                                everything[0].results["class_names"], out)
     print(f"\nin {out}: results.md, results.json, {', '.join(path.name for path in pictures)}")
     if args.report:
         photos = []

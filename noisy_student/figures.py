@@ -2,7 +2,7 @@
 
 A picture is six inches wide, in letters of twelve points: at a phone's width it can still be read.
 Colours are Okabe and Ito's, which colour-blind readers can tell apart, and what a colour says is
-also said by a marker, by dashes or in words.
+also said by a marker or in words.
 """
 
 import pathlib
@@ -12,7 +12,6 @@ import warnings
 import matplotlib
 import numpy as np
 from matplotlib import font_manager
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
@@ -59,10 +58,8 @@ def save(figure, path, dpi=150):
 
 
 def style(i):
-    """Of the i-th line: colour, marker and dashes, all different for sixteen lines."""
-    dashed = i // 8 % 2
-    return {"color": COLOURS[i % 8], "marker": MARKERS[(i + 3 * dashed) % 8],
-            "linestyle": "--" if dashed else "-"}
+    """Of the i-th of LINES lines: colour and marker."""
+    return {"color": COLOURS[i], "marker": MARKERS[i]}
 
 
 def wrapped(text, width=50, lines=9):
@@ -363,33 +360,6 @@ def answers(answers, path):
     return save(figure, path)
 
 
-@our_settings
-def interaction(cells, four, path):
-    """The 2x2: what noise does without pseudo-labels and with. Parallel lines: the same.
-
-    Args:
-        four: names of teacher, noisy teacher, pseudo-labels without noise, student.
-    """
-    figure, (axes,) = new_figure(4.4)
-    # A seed that only some cells have would move these and not the others.
-    common = set.intersection(*(set(cells[name]) for name in four))
-    says = []
-    for i, words in enumerate(("on labels alone", "with pseudo-labels")):
-        means = []
-        for x, name in enumerate(four[2 * i:2 * i + 2]):
-            values = [100 * cells[name][seed].accuracy for seed in common or cells[name]]
-            means.append(np.mean(values))
-            beside = x + (0.03 + 0.04 * i) * (1 - 2 * x)
-            axes.plot([beside] * len(values), values, MARKERS[i], color=COLOURS[i], alpha=0.5,
-                      markersize=5)
-        axes.plot([0, 1], means, label=words, linewidth=2.5, markersize=10, **style(i))
-        says.append(f"{signed(means[1] - means[0])} points {words}")
-    axes.set(xticks=[0, 1], xticklabels=["no noise", "noise"], xlim=(-0.2, 1.2),
-             ylabel="accuracy, %", title=f"noise: {says[0]},\n{says[1]}")
-    figure.legend(loc="outside lower left", title="means; small: each seed", alignment="left")
-    return save(figure, path)
-
-
 def line_charts(cells, title, heads, curves, **options):
     """Panels one below the other with a line per cell, and one legend for all.
 
@@ -497,48 +467,6 @@ def robustness(cells, title, path):
 
 
 @our_settings
-def corruptions(cells, title, like, path):
-    """The first cell's accuracy under every corruption, and how far the others are from it.
-
-    Args:
-        like: names of the corruptions that resemble an operation of RandAugment.
-    """
-    shown = [name for name in cells if tested(cells[name], "corrupted")]
-    more, shown = len(shown) - LINES, shown[:LINES]
-    kinds = list(tested(cells[shown[0]], "corrupted")[0]["errors"])
-    columns = []
-    for name in shown:
-        errors = [result["errors"] for result in tested(cells[name], "corrupted")]
-        columns.append([100 - 100 * np.mean([of[kind] for of in errors]) for kind in kinds])
-    right, unlike = np.array(columns).T, [kind not in like for kind in kinds]
-    labels = [kind.replace("_", " ") + " *" * (kind in like) for kind in kinds] + ["mean"]
-    means = [right.mean(axis=0)]
-    if 0 < sum(unlike) < len(kinds):
-        labels.append("mean without *")
-        means.append(right[unlike].mean(axis=0))
-    right = np.vstack([right, *means])
-    apart, letters = right - right[:, :1], "ABCDEFGH"[:len(shown)]
-    key = [wrapped(f"{letter}: {title(name)}") for letter, name in zip(letters, shown)]
-    key += ["* resembles an operation of RandAugment"] + [f"{more} more not drawn"] * (more > 0)
-    figure, (axes,) = new_figure(1.2 + 0.3 * len(labels) + 0.22 * "\n".join(key).count("\n"))
-    most = 1.5 * max(np.abs(apart).max(), 1)
-    axes.imshow(apart, cmap=LinearSegmentedColormap.from_list("", [ORANGE, "white", BLUE]),
-                vmin=-most, vmax=most, aspect="auto")
-    for (r, c), value in np.ndenumerate(apart):
-        axes.text(c, r, signed(value) if c else f"{right[r, 0]:.0f}", ha="center", va="center",
-                  fontsize=11)
-    axes.axhline(len(kinds) - 0.5, color="black", linewidth=1)
-    axes.axvline(0.5, color="black", linewidth=1)
-    axes.set_xticks(range(len(shown)), letters)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
-    axes.grid(visible=False)
-    axes.set_title("accuracy of A, %, and points more or less")
-    figure.supxlabel("\n".join(key), fontsize=11, x=0.02, ha="left")
-    return save(figure, path)
-
-
-@our_settings
 def pseudo_labels(labellings, path):
     """How many of each class were kept by the first labelling, and how right all of them are.
 
@@ -627,19 +555,17 @@ def draw_labels(folder, images, labels, confidences, truths, class_names, histog
             *drawn(mistakes, *kept, folder / "mistakes.png")]
 
 
-def draw_all(cells, title, answers, four, labellings, class_names, like, out):
+def draw_all(cells, title, answers, labellings, class_names, out):
     """The pictures of step 5 that there is something to show for. Returns: their paths."""
-    kinds = {kind for kind in ("corrupted", "adversarial") for cell in cells.values()
-             if tested(cell, kind)}
+    curves = any(tested(cell, kind) for cell in cells.values()
+                 for kind in ("corrupted", "adversarial"))
     pictures = []
     for name, there, draw, *arguments in (
             ("accuracy", cells, accuracies, cells, title),
             ("answers", answers, draw_answers, answers),
-            ("interaction", four and set(four) <= set(cells), interaction, cells, four),
             ("learning_curves", cells, learning_curves, cells, title),
             ("reliability", cells, reliability, cells, title),
-            ("robustness", kinds, robustness, cells, title),
-            ("corruptions", "corrupted" in kinds, corruptions, cells, title, like),
+            ("robustness", curves, robustness, cells, title),
             ("pseudo_labels", labellings, pseudo_labels, labellings),
             ("confusion", cells, confusion, cells, title, class_names)):
         if there:

@@ -24,10 +24,6 @@ PICTURES = {
     "answers": (
         "Differences in accuracy, with their intervals",
         "A point is a hundredth of accuracy. Right of 0: what is asked about helps."),
-    "interaction": (
-        "Accuracy without and with noise, on labels alone and with pseudo-labels",
-        "Parallel lines: noise does the same with pseudo-labels as without. The axis does not "
-        "begin at 0."),
     "learning_curves": (
         "Validation accuracy and training loss over the steps",
         "Above, on images held out; below, on what is trained on, which noise makes harder: only "
@@ -39,10 +35,6 @@ PICTURES = {
     "robustness": (
         "Accuracy by severity of corruption and by strength of attack",
         "Means over the seeds that were tested; higher is better. The axes do not begin at 0."),
-    "corruptions": (
-        "Accuracy under each corruption: the first cell's, and the others' differences from it",
-        "Means over five severities. Blue: more than A; orange: less. A student under noise has "
-        "practised what is marked *."),
     "pseudo_labels": (
         "Images kept of each class, and how right labels are by confidence",
         "Above, dark: images kept; light: with the repeats that balance the classes. Below, on the "

@@ -4,8 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -95,14 +93,6 @@ def test_whole_pipelines_are_the_same(numbers, shifted, images):
     assert numbers == 0 or (out != x).any(axis=(1, 2, 3)).mean() > 0.8
 
 
-@compiled_only
-def test_real_photos_through_whole_pipelines(real_images):
-    x = np.tile(real_images, (20, 1, 1, 1))
-    for numbers in (2, 4):
-        augment = lesson.Rand_Augment(numbers, 10, seed=numbers)
-        check_draw(augment, x, augment.draw(len(x)))
-
-
 def test_flip_and_crop():
     """Every window and its mirror image occurs, and nothing else."""
     x = np.broadcast_to(np.arange(32 * 32).reshape(32, 32, 1) % 251, (400, 32, 32, 3))
@@ -119,23 +109,6 @@ def test_flip_and_crop():
     assert 140 < windows[2].sum() < 260
 
 
-def test_every_window_there_is(photos):
-    windows = np.indices((9, 9, 2)).reshape(3, -1)
-    x = np.resize(photos, (162, 32, 32, 3))
-    nothing = np.empty((3, 162, 0), np.int8)
-    out = compiled_augment.apply(lesson.Rand_Augment(), x, *nothing, tuple(windows))
-    np.testing.assert_array_equal(out, compiled_augment.flip_and_crop(x, *windows))
-
-
-def test_windows_are_drawn_as_ever():
-    """The same seed cuts and mirrors as it always did."""
-    top, left, mirrored = compiled_augment.draw_windows(4, np.random.default_rng(5))
-    rng = np.random.default_rng(5)
-    places = rng.integers(9, size=(2, 4))
-    np.testing.assert_array_equal([top, left], places)
-    np.testing.assert_array_equal(mirrored, rng.random(4) < 0.5)
-
-
 def test_batches_in_any_memory_order(photos):
     augment = lesson.Rand_Augment(2, 10, seed=0)
     draw = augment.draw(20)
@@ -146,38 +119,6 @@ def test_batches_in_any_memory_order(photos):
                                       compiled_augment.apply(augment, x.copy("C"), *draw))
     nothing = lesson.Rand_Augment(2).draw(0)
     assert compiled_augment.apply(augment, photos[:0], *nothing).shape == (0, 32, 32, 3)
-
-
-def test_draws_in_any_memory_order_and_type(photos):
-    augment = lesson.Rand_Augment(2, 10, seed=0)
-    draw = augment.draw(len(photos))
-    expected = compiled_augment.apply(augment, photos, *draw)
-    for same in ([part.astype(np.int64) for part in draw], [np.asfortranarray(p) for p in draw]):
-        np.testing.assert_array_equal(compiled_augment.apply(augment, photos, *same), expected)
-
-
-@compiled_only
-def test_python_goes_on_meanwhile():
-    """Another thread runs while a batch is made: at many moments between its beginning and end."""
-    x, span, moments = np.zeros((20_000, 32, 32, 3), np.uint8), [], []
-    augment = lesson.Rand_Augment(2, 10, seed=0)
-    draw = augment.draw(len(x))
-    # It is compiled by now.
-    compiled_augment.apply(augment, x[:1], *(part[:1] for part in draw))
-
-    def work():
-        span.append(time.perf_counter())
-        compiled_augment.apply(augment, x, *draw)
-        span.append(time.perf_counter())
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    while thread.is_alive():
-        moments.append(time.perf_counter())
-    begin, end = span
-    quarter = (end - begin) / 4
-    middle = [m for m in moments if begin + quarter < m < end - quarter]
-    assert len(middle) > 100
 
 
 def test_without_numba_pillow_does_it_and_says_so_once(photos, monkeypatch, capsys):
@@ -292,15 +233,6 @@ def test_the_order_of_the_table_does_not_matter(photos, monkeypatch):
     np.testing.assert_array_equal(in_order.apply_batch(photos, draw), expected)
     if compiled_augment.numba:
         assert left_to_pillow(augment) == []
-
-
-def test_a_table_with_fewer_operations(photos, monkeypatch):
-    few = {name: lesson.OPERATIONS[name] for name in ("shearY", "color", "rotate")}
-    monkeypatch.setattr(lesson, "OPERATIONS", few)
-    augment = lesson.Rand_Augment(2, 10, seed=0)
-    check_draw(augment, photos, augment.draw(len(photos)))
-    with pytest.raises(ValueError, match="no such operation"):
-        augment.apply_batch(photos, same_draw(photos, 3, 0, 1))
 
 
 @pytest.mark.parametrize("name", lesson.OPERATIONS)

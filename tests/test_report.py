@@ -1,12 +1,9 @@
 """The page: everything in it, each once, nothing that does not belong in it, no network."""
 
 import base64
-import errno
 import html
 import html.parser
 import os
-import pathlib
-import re
 from types import SimpleNamespace
 
 import pytest
@@ -107,20 +104,9 @@ def test_pictures_are_inside_with_words_for_those_who_cannot_see(write, picture)
 
 
 def test_every_picture_of_step_5_has_its_words():
-    drawn = {"accuracy", "answers", "interaction", "learning_curves", "reliability", "robustness",
-             "corruptions", "pseudo_labels", "confusion", "montage", "mistakes"}
+    drawn = {"accuracy", "answers", "learning_curves", "reliability", "robustness", "pseudo_labels",
+             "confusion", "montage", "mistakes"}
     assert drawn <= set(report.PICTURES)
-
-
-def test_a_picture_opens_at_its_full_size_and_closes_where_it_stood(write, picture):
-    photos = [picture("seed0/pseudo/montage.png"), picture("seed1/pseudo/montage.png")]
-    tags = Tags(write(pictures=[picture("accuracy.png")], photos=photos))
-    names = [attributes["id"] for _, attributes in tags.found if "id" in attributes]
-    assert len(names) == len(set(names)) == 6
-    links = [link["href"].removeprefix("#") for link in tags.all("a")]
-    assert sorted(links) == sorted(names)
-    assert {figure["id"] for figure in tags.all("figure")} == {name for name in names
-                                                               if not name.startswith("at-")}
 
 
 def test_photos_say_which_labelling_they_are_of(write, picture):
@@ -154,43 +140,6 @@ def test_tables_become_label_and_value_on_a_phone(write):
     narrow = text[text.index("@media"):]
     assert "attr(data-label)" in narrow and "display: block" in narrow
     assert '<td data-label="accuracy">47.97 ± 1.18 %</td>' in text
-
-
-def test_the_articles_column_is_explained_where_it_stands(write):
-    text = write()
-    assert text.index("</table>") < text.index(report.COLUMNS["article"])
-    without = {"Runs": ("All.", ["run"], [["a"]])}
-    assert report.COLUMNS["article"] not in write(sections=without)
-
-
-def test_rows_of_another_length_than_the_head(write):
-    assert '<td data-label="">3</td>' in write(sections={"x": ("", ["a", "b"], [["1", "2", "3"]])})
-
-
-def test_conditions_end_the_page(write, picture):
-    text = write(photos=[picture("montage.png")], conditions=[("Date", "today"), ("Seeds", 3)])
-    end = text[text.index("<h2>Conditions"):]
-    assert re.sub(r"<[^>]*>", " ", end).split() == ["Conditions", "Date", "today", "Seeds", "3"]
-
-
-def test_the_page_is_for_phones_and_light(write):
-    text = write(answers=[])
-    assert "color-scheme: light;" in text and "dark" not in text
-    assert 'content="width=device-width, initial-scale=1"' in text
-    assert "The answers" not in text
-
-
-def test_the_page_is_whole_or_the_last_one(write, tmp_path, monkeypatch):
-    before = write()
-
-    def half(self, text, **options):
-        self.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "disk full")
-
-    monkeypatch.setattr(pathlib.Path, "write_text", half)
-    with pytest.raises(OSError, match="disk full"):
-        write(answers=[])
-    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == [before]
 
 
 def test_names_that_are_no_unicode(write):
