@@ -406,27 +406,6 @@ def learning_curves(cells, title, path):
     return save(figure, path)
 
 
-@our_settings
-def reliability(cells, title, path):
-    """How far the share of right answers is from the confidence they were given with."""
-    def curves(panel, i, cell):
-        said = [(m.calibrated if panel else m.probabilities) for m in cell.values()]
-        right = [p.argmax(axis=1) == m.y for p, m in zip(said, cell.values())]
-        sure, right = binned(np.concatenate([p.max(axis=1) for p in said]), np.concatenate(right))
-        return [(sure, right - sure)]
-
-    ece = [mean(cell, "ece") for cell in cells.values()]
-    fitted = [mean(cell, "calibrated_ece") for cell in cells.values()]
-    heads = (f"as trained: ECE {min(ece):.1f} to {max(ece):.1f} %",
-             f"at the fitted temperature: ECE {min(fitted):.1f} to {max(fitted):.1f} %")
-    figure, panels = line_charts(cells, title, heads, curves, sharex=True, sharey=True)
-    for axes in panels:
-        axes.axhline(0, color="black", linewidth=1)
-        axes.set_ylabel("right less confidence, %")
-    panels[1].set(xlim=(0, 100), xlabel="confidence, %; above 0: too modest, below: too sure")
-    return save(figure, path)
-
-
 def binned(confidence, right):
     """Mean confidence and share of right answers, %, of every bin that has enough of them."""
     count, confidence, accuracy = by_confidence(confidence, right)
@@ -450,18 +429,18 @@ def robustness(cells, title, path):
             pgd = np.mean([result["pgd"] for result in results])
             # Beside each other, since they would hide each other.
             return [(range(6), 100 * curve), ([3 + 0.09 * (i - 3.5)], [100 * pgd])]
-        clean = np.mean([np.nan if r["clean"] is None else r["clean"] for r in results])
         errors = np.mean([list(result["errors"].values()) for result in results], axis=(0, 1))
-        return [(range(6), 100 - 100 * np.array([clean, *errors]))]
+        return [(range(1, 6), 100 - 100 * errors)]
 
     says = {"corrupted": ("corrupted images: accuracy, %", range(1, 6),
                           "severity, mean over the corruptions"),
-            "adversarial": ("attacked images: accuracy, % (hollow: PGD)", (1, 2, 4, 8, 16),
+            "adversarial": ("attacked images: accuracy, % (hollow: PGD)",
+                            ("clean", 1, 2, 4, 8, 16),
                             "FGSM: how far each pixel may move, of 255")}
     kinds = [kind for kind in says if any(tested(cell, kind) for cell in cells.values())]
     figure, panels = line_charts(cells, title, [says[kind][0] for kind in kinds], curves)
     for axes, kind in zip(panels, kinds):
-        axes.set_xticks(range(6), ["clean", *says[kind][1]])
+        axes.set_xticks(range(kind == "corrupted", 6), says[kind][1])
         axes.set_xlabel(says[kind][2])
     return save(figure, path)
 
@@ -564,7 +543,6 @@ def draw_all(cells, title, answers, labellings, class_names, out):
             ("accuracy", cells, accuracies, cells, title),
             ("answers", answers, draw_answers, answers),
             ("learning_curves", cells, learning_curves, cells, title),
-            ("reliability", cells, reliability, cells, title),
             ("robustness", curves, robustness, cells, title),
             ("pseudo_labels", labellings, pseudo_labels, labellings),
             ("confusion", cells, confusion, cells, title, class_names)):

@@ -28,10 +28,6 @@ PICTURES = {
         "Validation accuracy and training loss over the steps",
         "Above, on images held out; below, on what is trained on, which noise makes harder: only "
         "losses under the same noise compare."),
-    "reliability": (
-        "Share of right answers less their confidence, by confidence",
-        "At 0, confidence means what it says: of the answers given with 80 %, 80 % are right. Bins "
-        "with fewer than 20 answers are left out. ECE is the mean distance from 0."),
     "robustness": (
         "Accuracy by severity of corruption and by strength of attack",
         "Means over the seeds that were tested; higher is better. The axes do not begin at 0."),

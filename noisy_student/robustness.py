@@ -138,7 +138,7 @@ class Corrupted:
     """
 
     def __init__(self, folder, data, limit=None):
-        folder, y_test = pathlib.Path(folder), data.y_test
+        folder = pathlib.Path(folder)
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder. --corrupted takes CIFAR-10-C, or what "
                             "data/make_corrupted.py writes")
@@ -174,15 +174,6 @@ class Corrupted:
         if not self.images:
             raise UserError(f"{folder}: has no <corruption>.npy beside labels.npy")
         self.rows = evenly_spaced(n, limit)
-        # Which test images these are; CIFAR-10-C has all of them in order, ours says so.
-        index = np.arange(n)
-        if (folder / "index.npy").exists():
-            index = read_arrays(folder / "index.npy")
-        same = (index.shape == (n,) and n <= len(y_test)
-                and np.array_equal(y_test[index % len(y_test)], y[:n]))
-        self.clean = None
-        if same:
-            self.clean = index[self.rows]
         # Some images of every file: all would take minutes.
         sampled = [x[::max(1, len(x) // 50)] for x in self.images.values()]
         names = " ".join(self.images).encode()

@@ -73,6 +73,16 @@ def tables(cells, known, title, answers, effects, labellings, tests):
             robustness.EXPLANATION, ["cell", *columns],
             [[title(name), *(robustness.mean(cell, column) for column in columns.values())]
              for name, cell in cells.items()])
+    tested = {name: [m.robust["corrupted"]["errors"] for m in cell.values()
+                     if "corrupted" in m.robust] for name, cell in cells.items()}
+    tested = {name: errors for name, errors in tested.items() if errors}
+    if tested:
+        found["Each corruption"] = (
+            "Mean error over severities and seeds, in %.",
+            ["corruption", *map(title, tested)],
+            [[kind.replace("_", " "), *(f"{100 * np.mean([of[kind] for of in errors]):.1f}"
+                                        for errors in tested.values())]
+             for kind in next(iter(tested.values()))[0]])
     if labellings:
         found["The pseudo-labels"] = (
             "Means over seeds. Precision: of the kept images whose truth is known, the share that "

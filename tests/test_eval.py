@@ -10,7 +10,7 @@ from conftest import TINY, evaluate, train_student
 import eval as step5
 import experiment
 from noisy_student import arguments, figures, files, runs, tables
-from noisy_student.data import CIFAR10
+from noisy_student.data import CIFAR10, load_data
 from noisy_student.training import write_history
 
 CHOSEN = {"seed": 0, "depth": 14, "width": 1.0, "num_labeled": 100, "validation": "split",
@@ -316,7 +316,7 @@ def test_tables_pictures_and_page(logs, teacher, pseudo, tmp_path, capsys):
     audit = runs.read(pseudo).results["audit"]["kept"]
     assert f"| {100 * audit['precision']:.1f} " in out and f"| {100 * audit['recall']:.1f} " in out
     pictures = {"accuracy.png", "answers.png", "learning_curves.png", "confusion.png",
-                "reliability.png", "pseudo_labels.png"}
+                "pseudo_labels.png"}
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert names == {"results.md", "results.json", *pictures}
     page, photos = (tmp_path / "page.html").read_text(), 1 + (pseudo / "mistakes.png").exists()
@@ -328,18 +328,26 @@ def test_tables_pictures_and_page(logs, teacher, pseudo, tmp_path, capsys):
     assert (tmp_path / "page.html").read_text().count("data:image/png;base64,") == len(pictures)
 
 
-def test_robustness_asks_the_network_and_one_that_is_missing_is_named(logs, teacher, tmp_path,
+def test_robustness_asks_the_network_and_one_that_is_missing_is_named(logs, teacher, toy, tmp_path,
                                                                       capsys):
     with pytest.raises(files.UserError, match="model.keras: missing"):
         evaluate(logs, "--out", tmp_path, "--adversarial", "--robust-images", 8)
     shutil.copytree(teacher, tmp_path / "teacher")
+    data, layout = load_data(str(toy)), tmp_path / "corrupted"
+    files.write_arrays(layout / "labels.npy", np.tile(data.y_test, 5))
+    files.write_arrays(layout / "fog.npy", np.tile(255 - data.x_test, (5, 1, 1, 1)))
+    files.write_json(layout / "made.json", data.lineage())
     for _ in range(2):
-        evaluate(tmp_path / "teacher", "--out", tmp_path, "--adversarial", "--robust-images", 8)
+        evaluate(tmp_path / "teacher", "--out", tmp_path, "--adversarial", "--robust-images", 8,
+                 "--corrupted", layout)
     (measured,) = files.read_json(tmp_path / "results.json")["cells"]["teacher"]
-    attacked = measured["robust"]["adversarial"]
-    assert attacked["images"] == 8 and len(attacked["fgsm"]) == 5
-    assert f"{100 * attacked['fgsm'][0]:.1f}" in capsys.readouterr().out.split("Robustness")[1]
-    assert (tmp_path / "robustness.png").exists()
+    attacked, (errors,) = (measured["robust"]["adversarial"],
+                           measured["robust"]["corrupted"]["errors"].values())
+    assert attacked["images"] == 8 and len(attacked["fgsm"]) == 5 and len({*errors}) == 1
+    out, text = capsys.readouterr().out, (tmp_path / "results.md").read_text()
+    assert f"{100 * attacked['fgsm'][0]:.1f}" in out.split("Robustness")[1]
+    assert f"| fog        | {100 * errors[0]:.1f} " in text
+    assert (tmp_path / "robustness.png").exists() and "is not drawn" not in out
 
 
 def test_what_a_labelling_came_to(pseudo):

@@ -32,7 +32,7 @@ def measured(accuracy=0.5, seed=0, classes=4, images=400, epochs=6):
         accuracy=accuracy, interval=(accuracy - 0.05, accuracy + 0.04), right=right, y=y,
         probabilities=probabilities, calibrated=probabilities, ece=0.1, calibrated_ece=0.05,
         history=history, steps_per_epoch=10,
-        robust={"corrupted": {"clean": 1 - accuracy, "errors": errors}, "adversarial": attacked})
+        robust={"corrupted": {"errors": errors}, "adversarial": attacked})
 
 
 def make_cells(count=4, seeds=(0, 1, 2)):
@@ -124,8 +124,7 @@ def test_every_picture_is_drawn_whatever_names_there_are(tmp_path, drawn):
         pictures = figures.draw_all(cells, "title of {}".format, [make_answer()],
                                     [make_labelling()], NAMES, tmp_path / "new")
     assert [path.stem for path in pictures] == [
-        "accuracy", "answers", "learning_curves", "reliability", "robustness", "pseudo_labels",
-        "confusion"]
+        "accuracy", "answers", "learning_curves", "robustness", "pseudo_labels", "confusion"]
     assert sorted(tmp_path.glob("new/*")) == sorted(pictures)
     for path in pictures:
         with Image.open(path) as image:
@@ -299,7 +298,7 @@ def test_learning_curves_of_unequal_length(tmp_path, drawn):
     assert np.allclose(drawn[0].axes[0].lines[1].get_ydata(), [0, 10, 20, 30, 40, 50])
 
 
-@pytest.mark.parametrize("draw", ["learning_curves", "reliability", "robustness"])
+@pytest.mark.parametrize("draw", ["learning_curves", "robustness"])
 def test_a_chart_has_eight_lines_and_says_what_it_leaves_out(tmp_path, drawn, draw):
     getattr(figures, draw)(make_cells(11), str, tmp_path / "chart.png")
     assert all(len(thick(axes)) == 8 for axes in drawn[0].axes)
@@ -310,28 +309,12 @@ def test_a_chart_has_eight_lines_and_says_what_it_leaves_out(tmp_path, drawn, dr
     assert len(looks) == 8
 
 
-def test_reliability_is_the_share_right_less_the_confidence(tmp_path, drawn):
-    probabilities = np.full((130, 2), 0.5, np.float32)
-    probabilities[:100] = 0.75, 0.25
-    probabilities[100:120] = 0.95, 0.05
-    probabilities[120:] = 0.65, 0.35
-    y = np.r_[np.arange(100) % 2, np.zeros(30, int)]
-    m = SimpleNamespace(probabilities=probabilities, calibrated=probabilities[:, ::-1], y=y,
-                        ece=0.2, calibrated_ece=0.1)
-    figures.reliability({"a": {0: m}}, str, tmp_path / "reliability.png")
-    (trained,), (fitted,) = map(thick, drawn[0].axes)
-    # The ten with 0.65 are too few.
-    assert np.allclose(trained.get_xydata(), [[75, -25], [95, 5]], atol=1e-4)
-    assert np.allclose(fitted.get_xydata(), [[75, -25], [95, -95]], atol=1e-4)
-    assert says(drawn[0], "as trained: ECE 20.0 to 20.0 %")
-
-
 def test_robustness_is_accuracy_in_both_panels(tmp_path, drawn):
     cells = make_cells(3, seeds=[0])
     cells["cell1"][0].robust = {}
     figures.robustness(cells, str, tmp_path / "robustness.png")
     corrupted, attacked = drawn[0].axes
-    assert np.allclose(thick(corrupted)[0].get_ydata(), [40, 39, 37, 35, 33, 31])
+    assert np.allclose(thick(corrupted)[0].get_ydata(), [39, 37, 35, 33, 31])
     assert np.allclose(thick(attacked)[0].get_ydata(), [40, 20, 40 / 3, 10, 8, 40 / 6])
     hollow = [line for line in attacked.lines if len(line.get_xdata()) == 1]
     assert [line.get_ydata()[0] for line in hollow] == pytest.approx([7, 7])
@@ -378,8 +361,7 @@ def test_a_picture_that_fails_is_a_warning_and_the_others_are_drawn(tmp_path, ca
     cells = make_cells(2)
     cells["cell1"][0].history = None
     pictures = figures.draw_all(cells, str, [], [], NAMES, tmp_path)
-    assert [path.stem for path in pictures] == ["accuracy", "reliability", "robustness",
-                                                "confusion"]
+    assert [path.stem for path in pictures] == ["accuracy", "robustness", "confusion"]
     printed = capsys.readouterr().out
     assert printed.count("warning") == 1 and "learning_curves.png is not drawn" in printed
 

@@ -104,7 +104,7 @@ def test_pictures_are_inside_with_words_for_those_who_cannot_see(write, picture)
 
 
 def test_every_picture_of_step_5_has_its_words():
-    drawn = {"accuracy", "answers", "learning_curves", "reliability", "robustness", "pseudo_labels",
+    drawn = {"accuracy", "answers", "learning_curves", "robustness", "pseudo_labels",
              "confusion", "montage", "mistakes"}
     assert drawn <= set(report.PICTURES)
 

@@ -65,18 +65,10 @@ def test_corruption_errors_by_hand(layout, stub):
 def test_a_limit_takes_the_same_images_of_every_severity(layout, stub):
     corrupted = robustness.Corrupted(layout, a_data_set(), limit=2)
     # The first and the last.
-    assert corrupted.rows.tolist() == corrupted.clean.tolist() == [0, 5]
+    assert corrupted.rows.tolist() == [0, 5]
     assert corrupted.measure(None)["errors"]["fog"] == [0, 0.5, 0.5, 0.5, 1]
     assert corrupted.fingerprint != robustness.Corrupted(layout, a_data_set()).fingerprint
     assert robustness.evenly_spaced(10, 20).tolist() == list(range(10))
-
-
-def test_which_clean_images_these_are(layout):
-    longer = a_data_set(np.concatenate([[7, 7], Y]))
-    assert robustness.Corrupted(layout, longer).clean is None
-    # Our own sets say it.
-    np.save(layout / "index.npy", np.arange(2, 8))
-    assert robustness.Corrupted(layout, longer, limit=2).clean.tolist() == [2, 7]
 
 
 @pytest.mark.parametrize("name, content, message", [
