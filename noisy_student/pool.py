@@ -20,6 +20,8 @@ from noisy_student.images import LeftOut, decode_all, file_size, what_it_is
 
 # Bytes of a member of an archive, and of all that a tar says about one: a larger one is not read.
 LARGEST_MEMBER, LARGEST_HEADER = 32 << 20, 64 << 10
+# Letters of a path: as many as Linux knows. A longer one is cut, and its file is not read.
+LONGEST_PATH = 4096
 # A tar that claims to be larger than both is a bomb: so many bytes, and so many times its file.
 LARGEST_TAR, LARGEST_RATIO = 256 << 20, 1000
 HIDDEN = LeftOut("hidden", "a program put it there for itself")
@@ -210,7 +212,11 @@ def find_images(source, data=None):
         for recognises, read, _ in READERS:
             if recognises(source):
                 for found in read(source):
-                    yield found._replace(path=tidy(found.path))
+                    path = tidy(found.path)
+                    if len(path) > LONGEST_PATH:
+                        reason = UserError(f"a path of {len(path):,} letters")
+                        found = found._replace(content=reason)
+                    yield found._replace(path=path[:LONGEST_PATH])
                 return
     except Exception as error:
         # A broken archive raises almost anything.

@@ -58,7 +58,7 @@ IN_A_TAR = {
         GNU_sparse_name="bad", GNU_sparse_realsize=9), 2),
     "3,000 long names": (member("long", b"a" * 400, tarfile.GNUTYPE_LONGNAME) * 3000, 1),
     "200,000 letters": (after_pax(path="a" * 200_000), 1),
-    "60,000 letters": (after_pax(path="a/" * 30_000), 2),
+    "60,000 letters": (after_pax(png(), path="a/" * 30_000), 2),
     "damaged header": (b"x" * 512, 1),
 }
 # The same, of bytes that stand where a packed tar goes on for 8 MiB of zeros.

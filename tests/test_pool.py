@@ -127,10 +127,12 @@ def test_hostile_archive_is_good_images_and_one_line(name, content, good, tmp_pa
     except UserError as error:
         assert good == 0 and "\n" not in str(error)
         return
-    images = [read_or_reason(image.content) for image in find_images(str(tmp_path / name))]
+    found = list(find_images(str(tmp_path / name)))
+    images = [read_or_reason(image.content) for image in found]
     reasons = [str(image) for image in images if isinstance(image, UserError)]
     assert len(images) - len(reasons) == good > 0 and len(reasons) <= 2
     assert all(reason and "\n" not in reason for reason in reasons)
+    assert max(len(image.path) for image in found) <= 4096
 
 
 @pytest.mark.parametrize("name, text", [("nowhere", "nowhere: no such folder or archive"),
