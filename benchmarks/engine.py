@@ -52,13 +52,13 @@ def matrix(toy, out, engine):
 
 
 def spread_out(paths, times, folder):
-    """A pool of the images at `paths`, so many times: folders of hard links, PART images each."""
+    """A pool of the images at `paths`, so many times: folders of links, PART images each."""
     names = [(i, path) for i in range(times) for path in paths]
     for start in range(0, len(names), PART):
         part = folder / f"{start // PART:04}"
         part.mkdir(parents=True)
         for i, path in names[start:start + PART]:
-            os.link(path, part / f"{i}-{path.name}")
+            (part / f"{i}-{path.name}").symlink_to(path.resolve())
     return sorted(map(str, folder.iterdir()))
 
 
@@ -106,8 +106,7 @@ def main(argv=None):
     load = os.getloadavg()[0]
 
     cells, pools, seconds = [], [], {}
-    # Hard links do not leave their disk.
-    with tempfile.TemporaryDirectory(dir=pathlib.Path(args.images).resolve().parent) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
         toy, teacher = scratch / "toy", scratch / "teacher"
         run("data/make_toy.py", toy, "--unlabeled", 10, out=toy)

@@ -25,7 +25,7 @@ def begin(program, *words, **environment):
 
 def lines(process):
     """What a program printed, once it has ended well."""
-    out, errors = process.communicate(timeout=300)
+    out, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors[-3000:]
     return out.splitlines()
 

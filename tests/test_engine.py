@@ -128,8 +128,8 @@ def test_mistakes_are_a_line_each(machines, tmp_path):
 def test_second_driver_is_refused(tmp_path):
     pytest.importorskip("ray")
     first = subprocess.Popen([sys.executable, PROGRAMS / "occupy.py", tmp_path], text=True,
-                             env=os.environ | {"PYTHONPATH": str(ROOT)},
-                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             env=os.environ | {"PYTHONPATH": str(ROOT)})
     first.stdout.readline()
     with pytest.raises(UserError, match="another run is writing there right now.*another --out"):
         commands.run_on_cluster([], asked("--out", tmp_path, "--engine", "ray"))
