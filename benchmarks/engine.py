@@ -103,6 +103,8 @@ def main(argv=None):
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(argv)
     paths = sorted(path for path in pathlib.Path(args.images).rglob("*") if path.is_file())
+    if not paths:
+        sys.exit(f"error: {args.images}: no images in there")
     load = os.getloadavg()[0]
 
     cells, pools, seconds = [], [], {}
