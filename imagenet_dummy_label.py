@@ -12,7 +12,7 @@ are left out, exact and near ones.
 Reads   logs/teacher/ (step 1) and images of any size, format and mode
 Writes  logs/pseudo/   x.npy (kept images), y.npy (their soft labels), index.npy (the balanced
                        draw), images.csv (every image seen, what became of it, and the truth where
-                       known), run.json, montage.png, confidence.png and (with --truth) mistakes.png.
+                       known), run.json, montage.png, confidence.png, mistakes.png (with --truth).
                        With --engine ray, images.csv is the index of a table per source in parts/.
 """
 

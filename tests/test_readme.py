@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, evaluate
+
+from noisy_student import figures
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -62,3 +64,19 @@ def test_every_picture_and_link_of_the_readme_is_there():
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     for target in links + re.findall(r'<img src="([^"]+)"', README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_real_tables_are_what_their_runs_say(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "draw_all", lambda *_: [])
+    evaluate(ROOT / "results" / "real" / "runs" / "500-labels", "--out", tmp_path)
+    made = (tmp_path / "results.md").read_text(encoding="utf-8")
+    kept = ROOT / "results" / "real" / "500-labels" / "results.md"
+    assert made == kept.read_text(encoding="utf-8")
+    for document in (README, (ROOT / "results" / "real" / "README.md").read_text(encoding="utf-8")):
+        table = document.split("\n| cell ")[1].split("\n\n")[0]
+        numbers = re.findall(r"\d+\.\d\d", table)
+        assert len(numbers) > 5 and all(number in made for number in numbers)
+        answers = document.split("\n| question ")[1].split("\n\n")[0].splitlines()[2:]
+        for line in answers:
+            question, answer = line.strip("| ").split(" | ")
+            assert f"| {question} " in made and f" {answer} " in made
