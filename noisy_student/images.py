@@ -158,11 +158,16 @@ def smaller(image):
     factor = min(image.size) // (DETAIL * IMAGE_SIZE)
     if factor < 2:
         return image
-    # Numbers of colours, and a colour that stands for none, have no average.
-    if image.mode in ("1", "P") or "transparency" in image.info:
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    size = [side // factor for side in image.size]
-    small = image.resize(size, Image.Resampling.BOX)
+    (columns, rows), small = (side // factor for side in image.size), None
+    left, top = (side % factor // 2 for side in image.size)
+    # A row of squares at a time: nothing but the image is ever there in full.
+    for y in range(top, top + rows * factor, factor):
+        band = image.crop((left, y, left + columns * factor, y + factor))
+        # Numbers of colours, and a colour that stands for none, have no average.
+        if band.mode in ("1", "P") or (band.mode in ("L", "RGB") and band.has_transparency_data):
+            band = band.convert("RGBA" if band.has_transparency_data else "RGB")
+        small = small or Image.new(band.mode, (columns, rows))
+        small.paste(band.resize((columns, 1), Image.Resampling.BOX), (0, y // factor))
     small.format = image.format
     return small
 
