@@ -24,7 +24,6 @@ if __name__ == "__main__":
 
 import heapq
 import itertools
-import tempfile
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,12 +36,12 @@ from noisy_student.files import UserError, run_script, write_arrays
 from noisy_student.images import FEW_BYTES
 from noisy_student.labels import (
     BINS,
-    TABLE,
     Audit,
     ImageTable,
     Truth,
     load_teacher,
     nothing_kept,
+    scratch_table,
     with_progress,
     without_copies,
 )
@@ -249,7 +248,7 @@ def main(args):
     selection = Selection(args.threshold, args.per_class_cap, len(class_names),
                           args.keep_share or 1.0)
     audit = Audit(len(class_names), args.threshold)
-    with tempfile.TemporaryFile("w+", dir=run.folder, **TABLE) as file:
+    with scratch_table(run) as file:
         table = ImageTable(file, class_names)
         if args.engine == "ray":
             kept, temperature = parts.on_cluster(args, run, selection, audit, truth, table)

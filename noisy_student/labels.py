@@ -1,5 +1,6 @@
 """Who labels, what is known about how right the labels are, and what a later step reads of them."""
 
+import contextlib
 import csv
 import os
 import pathlib
@@ -13,7 +14,7 @@ from rich import progress
 
 from noisy_student import runs
 from noisy_student.data import load_data
-from noisy_student.files import UserError, reading, sha256, whole_file
+from noisy_student.files import UNFINISHED, UserError, reading, sha256, whole_file
 from noisy_student.images import LeftOut
 from noisy_student.metrics import near_copies, perceptual_hash
 from noisy_student.pool import tidy
@@ -358,6 +359,17 @@ def write_statuses(path, rows, kept, args):
             writer.writerow([source, name, label, confidence, status, reason, truth])
             count += 1
     return count
+
+
+@contextlib.contextmanager
+def scratch_table(run):
+    """A table in a run's folder for as long as it is written and read."""
+    path = run.path(f"{UNFINISHED}seen.csv")
+    try:
+        with open_table(path, "w+") as file:
+            yield file
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def open_table(path, mode="r"):

@@ -357,4 +357,4 @@ def test_what_a_labelling_came_to(pseudo):
     assert label.kept.tolist() == kept and sum(kept) == 100 and label.threshold == 0
     assert len(label.confidence) == len(label.right) == 200
     assert np.nansum(label.right) == 2 * known["right"]
-    assert tables.label_row(label)[:4] == ["pseudo", "2", "100", "100"]
+    assert tables.label_row(label)[:4] == ["pseudo", "0, 0", "100", "100"]
