@@ -13,7 +13,7 @@ demo demo_all: .venv/ready
 	$(PY) experiment.py $@
 
 test: .venv/ready
-	$(PY) -m pytest -q -n 2 --dist loadfile
+	$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # A .venv that works is left as it is: it may hold what its user chose, for a GPU say.
 .venv/ready:
