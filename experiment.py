@@ -198,7 +198,7 @@ def main(args):
             args.eval_flags += f" --corrupted {corrupted} --adversarial --robust-images 200"
         for script, *words in drawn:
             # What is there already is not drawn again.
-            if status := commands.run_script(f"data/{script}", *words):
+            if status := commands.in_foreground(f"data/{script}", *words):
                 sys.exit(status)
     order = with_needs(args.cells)
     check(order, args)
@@ -207,7 +207,7 @@ def main(args):
     else:
         commands.run_here(commands_of(order, args), args.jobs)
     folders = [f"{args.out}/seed{seed}" for seed in args.seeds]
-    sys.exit(commands.run_script("eval.py", *folders, *shlex.split(args.eval_flags)))
+    sys.exit(commands.in_foreground("eval.py", *folders, *shlex.split(args.eval_flags)))
 
 
 if __name__ == "__main__":

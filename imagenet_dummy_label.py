@@ -227,9 +227,9 @@ def main(args):
     backend.prepare(0)
     teacher = load_teacher(args)
     class_names, data = teacher.class_names, teacher.data
-    size = 0
-    if args.engine == "local":
-        size = sum(pool.check_source(source, data) for source in args.images)
+    # Many machines look at their own sources.
+    sources = args.images if args.engine == "local" else []
+    size = sum(pool.check_source(source, data) for source in sources)
     # Few images are decoded sooner than worker processes start.
     workers = args.workers or (1 if size < FEW_BYTES else None)
     truth = Truth(args.truth, class_names, data if "rest" in args.images else None)

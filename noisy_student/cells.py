@@ -116,8 +116,7 @@ def chosen(run):
         labels = source.get("taught_by") or {}
         for key, value in labels.get("labelling", {}).items():
             if key == "images":
-                # Where a pool lies may differ from machine to machine.
-                value = [pathlib.PurePath(source).name for source in value]
+                value = runs.names_of(value)
             settings[f"{prefix}label {key}"] = value
         source, prefix = labels.get("teacher"), f"teacher {prefix}"
     return settings

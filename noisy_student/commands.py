@@ -13,6 +13,8 @@ SCRIPTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # On Linux a script dies with the process that started it, and leaves its folder to the next one.
 TOGETHER = ("import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
             "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])")
+# Environment variables that say how many threads a script computes on.
+THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 
 
 class Command(NamedTuple):
@@ -29,7 +31,7 @@ def run(command, threads=None):
     print(f"{title} python {shlex.join(words)}", flush=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     if threads:
-        for key in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"):
+        for key in THREADS:
             environment.setdefault(key, str(threads))
     python = [sys.executable, *(["-c", TOGETHER] if sys.platform == "linux" else [])]
     process = subprocess.Popen([*python, os.path.join(SCRIPTS, words[0]), *words[1:]],
@@ -69,15 +71,14 @@ def run_on_cluster(commands, args):
     occupy(args.out, "--out")
     paths = [path for path in (args.data, *args.images) if path not in ("cifar10", "rest")]
     with engine.cluster(args.address, args.cpus_per_cell) as cluster:
-        threads = None if cluster.num_gpus else args.cpus_per_cell
         done = {}
         for command in commands:
             needed = [done[command.need]] if command.need in done else []
-            done[command.title] = cluster.submit("noisy_student.commands:run", (command, threads),
+            done[command.title] = cluster.submit("noisy_student.commands:run", (command,),
                                                  [args.out, *paths], needed)
         engine.all_of(done)
 
 
-def run_script(name, *words):
-    """Runs a script in the foreground. Returns: its exit status."""
+def in_foreground(name, *words):
+    """Runs a script, whose output is shown as it is. Returns: its exit status."""
     return subprocess.run([sys.executable, os.path.join(SCRIPTS, name), *words]).returncode

@@ -12,6 +12,7 @@ import os
 import socket
 from typing import NamedTuple
 
+from noisy_student.commands import THREADS
 from noisy_student.files import UserError, first_line
 
 # Every line of every task is shown as it was printed, and nothing is told to Ray's makers.
@@ -28,8 +29,6 @@ except ImportError as error:
 RETRIES = 5
 # The beginnings of environment variables that say how a network computes: the same everywhere.
 SETTINGS = ("KERAS_", "TF_", "XLA_", "JAX_")
-# As many as a task has cores.
-THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 
 
 class Place(NamedTuple):
@@ -72,6 +71,7 @@ class Cluster(NamedTuple):
         """
         settings = {key: os.environ[key] for key in os.environ if key.startswith(SETTINGS)}
         if not self.num_gpus:
+            # As many threads as cores.
             settings = dict.fromkeys(THREADS, str(self.num_cpus)) | settings
         place = Place(os.getcwd(), tuple(paths), settings)
         return task.options(**self._asdict()).remote(place, function, words, *needed)

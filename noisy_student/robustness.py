@@ -15,7 +15,7 @@ import numpy as np
 from noisy_student import figures, formats
 from noisy_student.backend import loss_gradient
 from noisy_student.data import CIFAR10, decode
-from noisy_student.files import UserError, read_arrays, read_json, reading, sha256, write_json
+from noisy_student.files import UserError, read_arrays, read_json, sha256, write_json
 from noisy_student.metrics import exact_copies, near_copies
 from noisy_student.training import duration, predict
 
@@ -87,7 +87,7 @@ def remembered(run, name, test):
             kept = read_json(path)
             if kept["key"] == key:
                 return kept["result"]
-        except (UserError, KeyError):
+        except UserError:
             print(f"warning: {path} is damaged and is made again")
     result = test.measure(run.model())
     try:
@@ -155,9 +155,7 @@ class Corrupted:
         made = folder / "made.json"
         if made.exists():
             # By data/make_corrupted.py, which numbers classes as the data set does.
-            with reading(made):
-                same = read_json(made)["data_sha256"] == data.lineage()["data_sha256"]
-            if not same:
+            if read_json(made)["data_sha256"] != data.lineage()["data_sha256"]:
                 raise UserError(f"{folder}: was made from another data set than {data.name}, "
                                 f"see {made}")
         else:

@@ -182,6 +182,11 @@ def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir"
     return run
 
 
+def names_of(sources):
+    """What the sources of a pool are called, wherever they lie: that differs between machines."""
+    return [os.path.basename(os.path.abspath(source)) for source in sources]
+
+
 def differences(old, new):
     """What two runs were made with or from, where it differs, in words.
 
@@ -190,7 +195,7 @@ def differences(old, new):
     was, now = ({"script": run.script, **run.made_from, **run.arguments} for run in (old, new))
     for made in (was, now):
         if "images" in made:
-            made["images"] = [os.path.basename(os.path.abspath(path)) for path in made["images"]]
+            made["images"] = names_of(made["images"])
     return [f"{key} {was.get(key)} there, {now.get(key)} here" for key in {**was, **now}
             if was.get(key) != now.get(key) and key != "data"]
 

@@ -208,11 +208,11 @@ def test_the_demo_draws_its_data_first(what, cells, drawn, tmp_path, monkeypatch
     monkeypatch.setattr(commands, "run_here", lambda made, jobs: started.append(
         [command.title[8:-1] for command in made]))
 
-    def run_script(*words):
+    def in_foreground(*words):
         started.append([word.split("/")[-1] for word in words])
         return 0
 
-    monkeypatch.setattr(commands, "run_script", run_script)
+    monkeypatch.setattr(commands, "in_foreground", in_foreground)
     with pytest.raises(SystemExit):
         experiment.main(args)
     *first, order, answers = started
@@ -231,12 +231,12 @@ def test_a_real_experiment_and_the_same_command_again(toy, tmp_path, capsys, mon
                  "--eval-flags", f"--out '{tmp_path / 'my figures'}'")
 
     # Step 5 in this process, where Keras is at hand already, and the second time all steps.
-    def run_script(name, *words):
+    def in_foreground(name, *words):
         assert name == "eval.py"
         evaluate(*words)
         return 0
 
-    monkeypatch.setattr(commands, "run_script", run_script)
+    monkeypatch.setattr(commands, "in_foreground", in_foreground)
     with pytest.raises(SystemExit) as ended:
         experiment.main(args)
     assert ended.value.code == 0
