@@ -24,31 +24,44 @@ if __name__ == "__main__":
 
 import heapq
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 
 # A student can teach too, and its layers must be known to load it.
 import stochastic_resblock  # noqa: F401
 from noisy_student import backend, parts, pool, runs
-from noisy_student.batches import made_ahead
-from noisy_student.files import UserError, run_script, write_arrays
+from noisy_student.batches import in_batches, made_ahead
+from noisy_student.files import UserError, run_script
 from noisy_student.images import FEW_BYTES
 from noisy_student.labels import (
     BINS,
-    Audit,
-    ImageTable,
-    Truth,
     load_teacher,
     nothing_kept,
-    scratch_table,
+    save_labels,
     with_progress,
     without_copies,
 )
 from noisy_student.metrics import fit_temperature, score, with_temperature
+from noisy_student.record import Record, Truth, scratch_table
 from noisy_student.training import BATCH, predict
 
 # --- 1. and 2. the teacher looks at every image once ----------------------------------------------
+
+
+class Labelled(NamedTuple):
+    """What the teacher says of one image; or the reason why it was not shown to it."""
+
+    # Where it comes from: its source and its path.
+    image: pool.Found
+    # uint8 (32, 32, 3).
+    pixels: np.ndarray = None
+    # (C,): what the teacher says, and the same at the temperature.
+    raw: np.ndarray = None
+    soft: np.ndarray = None
+    reason: UserError = None
 
 
 def label_images(teacher, sources, data, temperature=1.0, workers=None):
@@ -61,41 +74,34 @@ def label_images(teacher, sources, data, temperature=1.0, workers=None):
         sources: folders, archives, or the word "rest": what `data` left without a label.
         data: a Dataset, whose validation and test images are left out; or None.
 
-    Yields: Found, pixels uint8 (32, 32, 3), raw (C,), soft (C,): raw is what the teacher says, soft
-        the same at `temperature`; or Found, the UserError that says why not, None, None.
+    Yields: Labelled.
     """
     found = itertools.chain.from_iterable(pool.find_images(source, data) for source in sources)
-    batches = batches_of(pool.decoded(found, workers))
+    batches = in_batches(pool.decoded(found, workers), BATCH)
     if data is not None:
         batches = without_copies(batches, data)
     for batch, raw in made_ahead(look_at(teacher, made_ahead(batches))):
         soft = with_temperature(raw, temperature) if temperature != 1 else raw
         answers = iter(zip(raw, soft))
         for image, pixels in batch:
-            readable = isinstance(pixels, np.ndarray)
-            yield image, pixels, *(next(answers) if readable else (None, None))
+            if isinstance(pixels, UserError):
+                yield Labelled(image, reason=pixels)
+            else:
+                yield Labelled(image, pixels, *next(answers))
 
 
-def label_part(labelled, selection, audit, truth, table):
-    """Takes down what the teacher says of every image of a pool, or of a part of one.
+def label_part(labelled, selection, record):
+    """Chooses from a pool, or from a part of one, and takes down what the teacher said.
 
     Args:
-        labelled: as label_images yields.
+        labelled: of label_images. selection: a Selection. record: which only looks on.
     """
-    for image, pixels, raw, soft in labelled:
-        if soft is None:
-            table.leave_out(image, pixels)
-            continue
-        label, confidence = selection.add(image.source, image.path, pixels, soft)
-        true_class = truth.of(image.source, image.path)
-        audit.add(label, true_class, raw.max(), confidence)
-        table.add(image, label, confidence, true_class)
-
-
-def batches_of(items):
-    """Lists of BATCH items, the last one of what is left."""
-    while batch := list(itertools.islice(items, BATCH)):
-        yield batch
+    for image, pixels, raw, soft, reason in labelled:
+        if reason:
+            record.leave_out(image, reason)
+        else:
+            label, confidence = selection.add(image.source, image.path, pixels, soft)
+            record.add(image, label, raw.max(), confidence)
 
 
 def look_at(teacher, batches):
@@ -105,7 +111,7 @@ def look_at(teacher, batches):
     then does not depend on how many are shown with it, and no backend compiles for another size.
     """
     for batch in batches:
-        readable = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
+        readable = [pixels for _, pixels in batch if not isinstance(pixels, UserError)]
         raw = np.empty((0, 1), dtype=np.float32)
         if readable:
             shown = np.resize(readable, (BATCH, *readable[0].shape))
@@ -132,14 +138,27 @@ def calibrate(teacher, data):
 # --- 3. the most confident of each class ----------------------------------------------------------
 
 
-@dataclass(order=True)
+@dataclass
 class Candidate:
-    """One image above the threshold. The order is the order of choice: most confident first."""
+    """One image above the threshold, uint8 (32, 32, 3), and its soft label, (C,)."""
 
-    # (-confidence, source, path): equals are told apart without the order of the listing.
-    rank: tuple
-    pixels: np.ndarray = field(compare=False)
-    soft: np.ndarray = field(compare=False)
+    source: str
+    path: str
+    pixels: np.ndarray
+    soft: np.ndarray
+
+    @property
+    def name(self):
+        return self.source, self.path
+
+    @property
+    def confidence(self):
+        return float(self.soft.max())
+
+    @property
+    def rank(self):
+        """The order of choice: most confident first, and equals without the order of a listing."""
+        return -self.confidence, *self.name
 
 
 class Selection:
@@ -178,9 +197,9 @@ class Selection:
         """Takes one image above the threshold as a candidate."""
         label = int(soft.argmax())
         of_class = self.candidates[label]
-        of_class.append(Candidate((-float(soft.max()), source, path), pixels, soft))
+        of_class.append(Candidate(source, path, pixels, soft))
         if self.cap and len(of_class) >= 2 * self.cap + BATCH:
-            self.candidates[label] = heapq.nsmallest(self.cap, of_class)
+            self.candidates[label] = heapq.nsmallest(self.cap, of_class, attrgetter("rank"))
             self.bounds[label] = self.candidates[label][-1].rank
 
     def kept(self):
@@ -188,7 +207,9 @@ class Selection:
         chosen = []
         for of_class, seen in zip(self.candidates, self.seen):
             most = round(self.keep_share * int(seen))
-            chosen += sorted(of_class)[:most if self.cap is None else min(most, self.cap)]
+            if self.cap:
+                most = min(most, self.cap)
+            chosen += heapq.nsmallest(most, of_class, attrgetter("rank"))
         return chosen
 
 
@@ -247,18 +268,17 @@ def main(args):
     # 1. and 2. Look at every image once; 3. keep the most confident of each class
     selection = Selection(args.threshold, args.per_class_cap, len(class_names),
                           args.keep_share or 1.0)
-    audit = Audit(len(class_names), args.threshold)
     with scratch_table(run) as file:
-        table = ImageTable(file, class_names)
+        record = Record(file, class_names, args.threshold, truth)
         if args.engine == "ray":
-            kept, temperature = parts.on_cluster(args, run, selection, audit, truth, table)
+            temperature = parts.on_cluster(args, run, selection, record)
         else:
             temperature = calibrate(teacher.model, data) if args.calibrate else 1.0
             labelled = label_images(teacher.model, args.images, data, temperature, workers)
-            label_part(with_progress(labelled, size), selection, audit, truth, table)
-            kept = selection.kept()
-            table.finish(run.path("images.csv"), {candidate.rank[1:] for candidate in kept}, args)
-    truth.report()
+            label_part(with_progress(labelled, size), selection, record)
+            record.write_table(run.path("images.csv"), selection.kept(), args)
+    record.report()
+    kept = selection.kept()
     if not kept:
         raise UserError(nothing_kept(args, selection.histogram))
 
@@ -268,35 +288,7 @@ def main(args):
     index = np.arange(len(hard)) if args.no_balance else balance(hard, args.max_repeats)
     if args.hard:
         y = np.eye(len(class_names), dtype=np.float32)[hard]
-    missing = [name for c, name in enumerate(class_names) if c not in hard]
-    if missing and args.require_all_classes:
-        raise UserError(f"--require-all-classes: no pseudo-label for {', '.join(missing)}")
-
-    # What came of it
-    pixels = np.stack([candidate.pixels for candidate in kept])
-    for name, array in (("x", pixels), ("y", y), ("index", index.astype(np.int64))):
-        write_arrays(run.path(f"{name}.npy"), array)
-    truths = [truth.of(*candidate.rank[1:]) for candidate in kept]
-    audit.keep(hard, truths)
-    run.finish(seen=int(selection.histogram.sum()), left_out=table.counts, kept=len(kept),
-               balanced=len(index), temperature=temperature, class_names=class_names,
-               kept_per_class=np.bincount(hard, minlength=len(class_names)).tolist(),
-               balanced_per_class=np.bincount(hard[index], minlength=len(class_names)).tolist(),
-               audit=audit.summary())
-    print(audit.describe(class_names, hard, index, calibrated=args.calibrate))
-    if missing:
-        print(f"warning: no pseudo-label for {', '.join(missing)}; the student goes on with the "
-              "other classes (--require-all-classes makes this an error)")
-    confidences = [-candidate.rank[0] for candidate in kept]
-    # Imported late: the work is done when it is time for pictures.
-    from noisy_student import figures
-
-    pictures = figures.draw_labels(
-        run.folder, pixels, hard, confidences, truths, class_names, selection.histogram,
-        None if args.keep_share else args.threshold)
-    print(f"pictures: {', '.join(map(str, pictures))}")
-    print(f"Next: python data_generator.py --pseudo {args.out}, "
-          "with the teacher's --data and other flags")
+    save_labels(run, args, kept, y, index, record, selection.histogram, temperature)
 
 
 if __name__ == "__main__":

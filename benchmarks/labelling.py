@@ -54,7 +54,7 @@ def label(folder, size):
 
     def work():
         selection = Selection(0.75, None, 10)
-        for image, pixels, _, soft in label_images(teacher, [folder], None):
+        for image, pixels, _, soft, _ in label_images(teacher, [folder], None):
             selection.add(image.source, image.path, pixels, soft)
         return int(selection.histogram.sum())
     return work

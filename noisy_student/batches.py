@@ -1,5 +1,6 @@
 """Batches that depend on a seed and their number alone, made while the last one is trained on."""
 
+import itertools
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
@@ -56,6 +57,13 @@ def mixed(labeled, pseudo, batch_size, labeled_share, seed=0, first_batch=0):
     theirs = shuffled(pseudo, batch_size - count, seed, first_batch, stream=1)
     for (number, a), (_, b) in zip(ours, theirs):
         yield number, np.concatenate([a, b])
+
+
+def in_batches(items, size):
+    """Lists of `size` items each, the last one of what is left."""
+    items = iter(items)
+    while batch := list(itertools.islice(items, size)):
+        yield batch
 
 
 def made_ahead(items, ahead=2):

@@ -7,7 +7,6 @@ import numpy as np
 
 from noisy_student import runs
 from noisy_student.files import UserError, reading
-from noisy_student.labels import read_table
 from noisy_student.metrics import (
     expected_calibration_error,
     fit_temperature,
@@ -15,6 +14,7 @@ from noisy_student.metrics import (
     wilson_interval,
     with_temperature,
 )
+from noisy_student.record import read_table
 from noisy_student.training import read_history
 
 

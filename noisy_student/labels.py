@@ -1,12 +1,8 @@
-"""Who labels, what is known about how right the labels are, and what a later step reads of them."""
+"""Who labels, and what a later step reads of the labels."""
 
-import contextlib
-import csv
 import os
-import pathlib
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,19 +10,13 @@ from rich import progress
 
 from noisy_student import runs
 from noisy_student.data import load_data
-from noisy_student.files import UNFINISHED, UserError, reading, sha256, whole_file
+from noisy_student.files import UserError, sha256, write_arrays
 from noisy_student.images import LeftOut
 from noisy_student.metrics import near_copies, perceptual_hash
-from noisy_student.pool import tidy
 from noisy_student.training import duration
 
 # Of the histogram of confidences, which replaces the list of all confidences.
 BINS = 1000
-# Of unreadable files, so many are named on the screen; images.csv names all.
-EXAMPLES = 5
-# How a table is opened: a file's name may hold bytes that are no letters.
-TABLE = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
-COLUMNS = ("source", "path", "label", "confidence", "status", "reason", "truth")
 
 
 # --- the teacher ----------------------------------------------------------------------------------
@@ -132,266 +122,6 @@ def without_copies(batches, data):
         yield batch
 
 
-# --- the truth, for those who know it -------------------------------------------------------------
-
-
-class Truth:
-    """Which class images really are of: by their path, or the longest known beginning of it.
-
-    Args:
-        path: a CSV of (path or the beginning of one, class), or None. A beginning is one of whole
-            names, and may begin with the source's own name or below it.
-        data: a Dataset, whose `rest` is known too; or None.
-    """
-
-    def __init__(self, path, class_names, data=None):
-        # Class numbers; -1 is none of the classes.
-        self.classes, self.path, self.matched, self.asked = {}, path, 0, 0
-        self.example = None
-        if path:
-            self.read(path, class_names)
-        if data is not None:
-            for i in data.rest:
-                self.classes[f"rest/{tidy(data.names[i])}"] = int(data.y[i])
-
-    def read(self, path, class_names):
-        with reading(path), open(path, newline="", encoding="utf-8-sig") as file:
-            for row in csv.reader(file, strict=True):
-                if not row:
-                    continue
-                if len(row) != 2:
-                    raise UserError(f"{path}: two columns, path and class, are expected; got {row}")
-                name = row[1].strip()
-                label = class_names.index(name) if name in class_names else -1
-                self.classes[tidy(row[0].strip())] = label
-        strangers = sorted(key for key, label in self.classes.items() if label < 0)
-        if strangers:
-            print(f"{path}: {len(strangers):,} lines are of none of the classes, "
-                  f"{strangers[0]!r} for one")
-        if len(strangers) == len(self.classes):
-            raise UserError(f"{path}: names none of the classes {', '.join(class_names)}")
-
-    def of(self, source, path):
-        """Class number of an image; -1: of no class; None: not known."""
-        names = path.split("/")
-        self.asked += 1
-        # A CSV may leave the ending of the file's name out.
-        whole = [names, [*names[:-1], pathlib.PurePath(names[-1]).stem]]
-        for beginning in (*whole, *(names[:end] for end in range(len(names) - 1, 0, -1))):
-            for start in ([], [os.path.basename(os.path.normpath(source))]):
-                label = self.classes.get("/".join([*start, *beginning]))
-                if label is not None:
-                    self.matched += 1
-                    return label
-        self.example = self.example or path
-        return None
-
-    def report(self):
-        """How many images the truth is known of; in a file that fits none, an example of each."""
-        if not self.path:
-            return
-        print(f"truth known for {self.matched:,} of {self.asked:,} images")
-        if self.example:
-            key = next(iter(self.classes))
-            print(f"{'' if self.matched else 'warning: '}{self.path} has {key!r}, "
-                  f"and no line for {self.example!r}")
-
-
-def truth_name(label, class_names):
-    """What images.csv says of a true class."""
-    if label is None:
-        return ""
-    return class_names[label] if label >= 0 else "none of these"
-
-
-class Audit:
-    """Counts how right the labels are. It only ever looks on: nothing here decides what is kept."""
-
-    def __init__(self, num_classes, threshold):
-        self.threshold = threshold
-        self.uncalibrated, self.above = Count(num_classes), Count(num_classes)
-        self.kept = Count(num_classes)
-
-    def add(self, label, truth, raw_confidence, confidence):
-        """One image: the teacher's class, the true one, and the confidence before and after."""
-        self.uncalibrated.add(label, truth, raw_confidence > self.threshold)
-        self.above.add(label, truth, confidence > self.threshold)
-
-    def keep(self, labels, truths):
-        """All images that were kept."""
-        for label, truth in zip(labels, truths):
-            self.kept.add(label, truth, True)
-        # How many there are of a class is known from all images, not from those that were kept.
-        self.kept.exist = self.above.exist
-
-    def summary(self):
-        return {"uncalibrated": self.uncalibrated.summary(),
-                "above_threshold": self.above.summary(), "kept": self.kept.summary()}
-
-    def describe(self, class_names, hard, index, calibrated):
-        """The article's counts per class, before and after balancing, and how right they are."""
-        lines = [f"above the threshold: {self.above}", f"kept: {self.kept}"]
-        if calibrated:
-            lines.insert(0, f"above the threshold without calibration: {self.uncalibrated}")
-        known = self.kept.count.any()
-        lines.append(f"{'class':12}   kept  balanced" + ("  precision  recall" if known else ""))
-        for c, name in enumerate(class_names):
-            line = f"{name:12} {(hard == c).sum():6}  {(hard[index] == c).sum():8}"
-            if known:
-                line += (f"     {percent(self.kept.right[c], self.kept.count[c])}"
-                         f"  {percent(self.kept.right[c], self.kept.exist[c])}")
-            lines.append(line)
-        return "\n".join(lines)
-
-
-class Count:
-    """Labels that are kept, and of those whose truth is known, how many are right."""
-
-    def __init__(self, num_classes):
-        self.total = 0
-        # By the teacher's class where the truth is known, and by true class, kept or not.
-        self.count = np.zeros(num_classes, dtype=np.int64)
-        self.right = np.zeros(num_classes, dtype=np.int64)
-        self.exist = np.zeros(num_classes, dtype=np.int64)
-
-    def add(self, label, truth, kept):
-        self.total += bool(kept)
-        if truth is not None:
-            self.count[label] += kept
-            self.right[label] += kept and label == truth
-            if truth >= 0:
-                self.exist[truth] += 1
-
-    def summary(self):
-        return {"kept": self.total, "truth_known": int(self.count.sum()),
-                "right": int(self.right.sum()),
-                "precision": ratio(self.right.sum(), self.count.sum()),
-                "recall": ratio(self.right.sum(), self.exist.sum())}
-
-    def __str__(self):
-        known = self.count.sum()
-        if not known:
-            return f"{self.total:,}"
-        return (f"{self.total:,}, {100 * self.right.sum() / known:.1f} % of the {known:,} "
-                "whose truth is known are right")
-
-
-def ratio(part, whole):
-    return float(part / whole) if whole else None
-
-
-def percent(part, whole):
-    return f"{100 * part / whole:5.1f}%" if whole else "     -"
-
-
-# --- every image that was seen --------------------------------------------------------------------
-
-
-class ImageTable:
-    """images.csv: every image seen, what became of it, and the truth where known.
-
-    Rows are written to an open text file as images come, and for good once it is known which ones
-    are kept.
-    """
-
-    def __init__(self, file, class_names):
-        self.file, self.class_names = file, class_names
-        self.write = csv.writer(file).writerow
-        # By status, of those that are left out.
-        self.counts, self.examples = Counter(), []
-
-    def leave_out(self, image, reason):
-        """One file that is not shown to the teacher, and the UserError that says why."""
-        status = reason.status if isinstance(reason, LeftOut) else "unreadable"
-        self.counts[status] += 1
-        if status == "unreadable":
-            self.name(image.path, f"{os.path.join(image.source, image.path)!r}: {reason}")
-        self.write([image.source, image.path, "", "", status, str(reason), ""])
-
-    def name(self, path, example):
-        """Keeps an example of what is unreadable: the first ones, and every whole source."""
-        if len(self.examples) < EXAMPLES or not path:
-            self.examples.append((path, example))
-
-    def add(self, image, label, confidence, truth):
-        self.write([image.source, image.path, self.class_names[label], repr(confidence), "", "",
-                    truth_name(truth, self.class_names)])
-
-    def finish(self, path, kept, args):
-        """Writes images.csv, and says what was left out."""
-        self.report()
-        self.file.seek(0)
-        write_statuses(path, csv.reader(self.file), kept, args)
-
-    def report(self):
-        if count := self.counts["unreadable"]:
-            print(f"warning: {count:,} files are not readable images (images.csv names all):",
-                  *(example for _, example in self.examples), sep="\n  ")
-        exact, near = self.counts["exact copy"], self.counts["near copy"]
-        if exact or near:
-            print(f"{exact + near:,} images are left out, which show validation or test images, "
-                  f"{exact:,} of them pixel for pixel (images.csv names all)")
-        hidden, companions = self.counts["hidden"], self.counts["companion"]
-        if hidden or companions:
-            print(f"{hidden:,} hidden files or folders and {companions:,} texts beside images are "
-                  "passed over (images.csv names all)")
-
-
-def write_statuses(path, rows, kept, args):
-    """Writes a table of images with what became of each.
-
-    Args:
-        rows: of the table, without statuses. kept: set of (source, path). args: of step 2.
-
-    Returns: how many rows.
-    """
-    beyond, count = "over the cap", 0
-    if args.keep_share:
-        beyond = "beyond the share or cap" if args.per_class_cap else "beyond the share"
-    with whole_file(path) as beside, open_table(beside, "w") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for source, name, label, confidence, status, reason, truth in rows:
-            if not status and (source, name) in kept:
-                status = "kept"
-            elif not status:
-                status = beyond if float(confidence) > args.threshold else "below threshold"
-            writer.writerow([source, name, label, confidence, status, reason, truth])
-            count += 1
-    return count
-
-
-@contextlib.contextmanager
-def scratch_table(run):
-    """A table in a run's folder for as long as it is written and read."""
-    path = run.path(f"{UNFINISHED}seen.csv")
-    try:
-        with open_table(path, "w+") as file:
-            yield file
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def open_table(path, mode="r"):
-    return open(path, mode, **TABLE)
-
-
-def read_table(path):
-    """Of images.csv: confidences, and whether each was right, float (M,); NaN: truth not known."""
-    confidences, right = [], []
-    with reading(path), open_table(path) as file:
-        for row in csv.DictReader(file):
-            if "part" in row:
-                # An index of many.
-                part = pathlib.Path(path).parent / row["part"]
-                for column, more in zip((confidences, right), read_table(part)):
-                    column.extend(more)
-            elif row["confidence"]:
-                confidences.append(float(row["confidence"]))
-                right.append(float(row["label"] == row["truth"]) if row["truth"] else np.nan)
-    return np.array(confidences), np.array(right)
-
-
 def nothing_kept(args, histogram):
     """For a threshold that nothing passes: how confident the teacher was, and what to try.
 
@@ -416,7 +146,7 @@ def with_progress(labelled, total):
     """Shows how far, how fast and how long still; in a file, a line a minute.
 
     Args:
-        labelled: (Found, ...) tuples. total: bytes of all sources.
+        labelled: of step 2's label_images. total: bytes of all sources.
     """
     columns = (progress.BarColumn(), progress.TaskProgressColumn(),
                progress.TextColumn("{task.fields[images]:,} images"),
@@ -428,7 +158,7 @@ def with_progress(labelled, total):
         task = bar.add_task("labelling", total=max(total, 1), images=0)
         for item in labelled:
             yield item
-            images, done = images + 1, done + item[0].size
+            images, done = images + 1, done + item.image.size
             if images % 256 == 0:
                 bar.update(task, completed=done, images=images)
                 now = time.monotonic()
@@ -441,6 +171,43 @@ def with_progress(labelled, total):
 
 
 # --- what a later step reads ----------------------------------------------------------------------
+
+
+def save_labels(run, args, kept, y, index, record, histogram, temperature):
+    """Writes x.npy, y.npy, index.npy, run.json and pictures, and says what came of it.
+
+    Args:
+        args: of step 2. kept: a list of K Candidates, class after class.
+        y: their labels, soft or hard, float32 (K, C). index: int64, the balanced draw from them.
+        record: a Record. histogram: int (BINS,), of the confidences of all images.
+    """
+    class_names, hard = record.class_names, y.argmax(axis=1)
+    missing = [name for c, name in enumerate(class_names) if c not in hard]
+    if missing and args.require_all_classes:
+        raise UserError(f"--require-all-classes: no pseudo-label for {', '.join(missing)}")
+    pixels = np.stack([candidate.pixels for candidate in kept])
+    for name, array in (("x", pixels), ("y", y), ("index", index.astype(np.int64))):
+        write_arrays(run.path(f"{name}.npy"), array)
+    truths = [record.truth.of(*candidate.name) for candidate in kept]
+    record.audit.keep(hard, truths)
+    run.finish(seen=int(histogram.sum()), left_out=record.table.counts, kept=len(kept),
+               balanced=len(index), temperature=temperature, class_names=class_names,
+               kept_per_class=np.bincount(hard, minlength=len(class_names)).tolist(),
+               balanced_per_class=np.bincount(hard[index], minlength=len(class_names)).tolist(),
+               audit=record.audit.summary())
+    print(record.audit.describe(class_names, hard, index, calibrated=args.calibrate))
+    if missing:
+        print(f"warning: no pseudo-label for {', '.join(missing)}; the student goes on with the "
+              "other classes (--require-all-classes makes this an error)")
+    # Imported late: the work is done when it is time for pictures.
+    from noisy_student import figures
+
+    confidences = [candidate.confidence for candidate in kept]
+    pictures = figures.draw_labels(run.folder, pixels, hard, confidences, truths, class_names,
+                                   histogram, None if args.keep_share else args.threshold)
+    print(f"pictures: {', '.join(map(str, pictures))}")
+    print(f"Next: python data_generator.py --pseudo {args.out}, "
+          "with the teacher's --data and other flags")
 
 
 @dataclass

@@ -9,6 +9,7 @@ choices are the most confident of all.
 import argparse
 import copy
 import csv
+import heapq
 import importlib
 import json
 import os
@@ -16,6 +17,7 @@ import pathlib
 import platform
 import shutil
 import time
+from operator import attrgetter
 
 import numpy as np
 
@@ -29,14 +31,8 @@ from noisy_student.files import (
     write_arrays,
     write_json,
 )
-from noisy_student.labels import (
-    Audit,
-    ImageTable,
-    Truth,
-    load_teacher,
-    open_table,
-    write_statuses,
-)
+from noisy_student.labels import load_teacher
+from noisy_student.record import Record, Truth, open_table, write_statuses
 from noisy_student.runs import as_json
 from noisy_student.training import duration
 
@@ -96,21 +92,19 @@ def label_source(args, number, temperature, digest, bounds):
     Returns: the number, and what the source comes to, {name: array}. Raises: UserError.
     """
     teacher, truth = loaded(args, digest)
-    (source,), truth = args.images, copy.copy(truth)
-    class_names, data = teacher.class_names, teacher.data
-    selection = step2().Selection(args.threshold, args.per_class_cap, len(class_names))
-    audit = Audit(len(class_names), args.threshold)
+    (source,), data = args.images, teacher.data
+    selection = step2().Selection(args.threshold, args.per_class_cap, len(teacher.class_names))
     with whole_file(path_of(args, number, "seen")) as beside, open_table(beside, "w") as file:
-        table = ImageTable(file, class_names)
+        record = Record(file, teacher.class_names, args.threshold, copy.copy(truth))
         try:
             pool.check_source(source, data)
         except UserError as error:
-            table.leave_out(pool.Found(source, "", None, 0), error)
+            record.leave_out(pool.Found(source, "", None, 0), error)
         else:
             labelled = step2().label_images(teacher.model, [source], data, temperature,
                                             args.workers or 1)
-            step2().label_part(labelled, selection, audit, truth, table)
-    part = packed(selection, bounds, audit, truth, table)
+            step2().label_part(labelled, selection, record)
+    part = packed(selection, bounds, record)
     write_arrays(path_of(args, number, "npz"), **part)
     return number, part
 
@@ -119,24 +113,25 @@ def path_of(args, number, ending):
     return pathlib.Path(args.out) / "parts" / f"{number:05}.{ending}"
 
 
-def packed(selection, bounds, audit, truth, table):
+def packed(selection, bounds, record):
     """What was found in one source: {name: array}."""
     candidates = []
     for of_class, bound in zip(selection.candidates, bounds):
-        candidates += [candidate for candidate in sorted(of_class)[:selection.cap]
-                       if not bound or candidate.rank <= bound]
+        best = heapq.nsmallest(selection.cap, of_class, attrgetter("rank"))
+        candidates += [candidate for candidate in best if not bound or candidate.rank <= bound]
     part = {"x": np.array([candidate.pixels for candidate in candidates], dtype=np.uint8),
             "y": np.array([candidate.soft for candidate in candidates], dtype=np.float32),
             "seen": selection.seen, "histogram": selection.histogram}
     for kind in AUDITED:
         part |= {f"{kind}_{name}": np.array(value)
-                 for name, value in vars(getattr(audit, kind)).items()}
-    rest = {"paths": [candidate.rank[2] for candidate in candidates], "left_out": table.counts,
+                 for name, value in vars(getattr(record.audit, kind)).items()}
+    table, truth = record.table, record.truth
+    rest = {"paths": [candidate.path for candidate in candidates], "left_out": table.counts,
             "examples": table.examples, "truth": [truth.matched, truth.asked, truth.example]}
     return part | {"rest": np.array(json.dumps(rest))}
 
 
-def add(part, source, selection, audit, truth, table):
+def add(part, source, selection, record):
     """Adds what one source comes to."""
     rest = json.loads(str(part["rest"]))
     for path, pixels, soft in zip(rest["paths"], part["x"], part["y"]):
@@ -145,10 +140,11 @@ def add(part, source, selection, audit, truth, table):
     selection.seen += part["seen"]
     selection.histogram += part["histogram"]
     for kind in AUDITED:
-        count = getattr(audit, kind)
+        count = getattr(record.audit, kind)
         for name, value in vars(count).items():
             more = part[f"{kind}_{name}"]
             setattr(count, name, value + (more if more.ndim else int(more)))
+    table, truth = record.table, record.truth
     table.counts.update(rest["left_out"])
     for path, example in rest["examples"]:
         table.name(path, example)
@@ -160,10 +156,10 @@ def add(part, source, selection, audit, truth, table):
 # --- all of them ----------------------------------------------------------------------------------
 
 
-def on_cluster(args, run, selection, audit, truth, table):
+def on_cluster(args, run, selection, record):
     """Labels every source of a pool, on as many machines as there are.
 
-    Returns: what is kept, and the temperature.
+    Returns: the temperature.
     """
     from noisy_student import engine
 
@@ -174,11 +170,9 @@ def on_cluster(args, run, selection, audit, truth, table):
             words = of_one(args, args.images[0]), run.made_from["teacher_sha256"]
             (temperature,) = cluster.each("noisy_student.parts:fitted_temperature", [(words, [])])
         forget_another(args, run, temperature)
-        label_all(cluster, args, run, temperature, selection, audit, truth, table)
-        kept = selection.kept()
-        table.report()
-        write_tables(cluster, args, run, {candidate.rank[1:] for candidate in kept})
-    return kept, temperature
+        label_all(cluster, args, run, temperature, selection, record)
+        write_tables(cluster, args, run, selection.kept())
+    return temperature
 
 
 def of_one(args, source):
@@ -196,7 +190,7 @@ def forget_another(args, run, temperature):
     write_json(path, {"made_with": made_with})
 
 
-def label_all(cluster, args, run, temperature, selection, audit, truth, table):
+def label_all(cluster, args, run, temperature, selection, record):
     """Labels every source that is not labelled yet, and adds up what they come to."""
     def tasks():
         for number in todo:
@@ -217,7 +211,7 @@ def label_all(cluster, args, run, temperature, selection, audit, truth, table):
         print(f"{len(ready):,} of {len(args.images):,} sources are labelled already")
     started = said = time.monotonic()
     for done, (number, part) in enumerate(parts(), 1):
-        add(part, args.images[number], selection, audit, truth, table)
+        add(part, args.images[number], selection, record)
         now, left = time.monotonic(), len(args.images) - done
         if done > len(ready) and (now - said > EVERY or not left):
             said, per_source = now, (now - started) / (done - len(ready))
@@ -229,11 +223,11 @@ def write_tables(cluster, args, run, kept):
     """Writes each source's table, once it is known what is kept, and images.csv, their index.
 
     Args:
-        kept: set of (source, path).
+        kept: a list of Candidates.
     """
     of_source = {source: set() for source in args.images}
-    for source, path in kept:
-        of_source[source].add((source, path))
+    for candidate in kept:
+        of_source[candidate.source].add(candidate.name)
     tasks = (((of_one(args, source), number, of_source[source]), [run.path("run.json")])
              for number, source in enumerate(args.images))
     rows = sorted(cluster.each("noisy_student.parts:write_table", tasks))

@@ -14,7 +14,7 @@ from PIL import Image
 
 import imagenet_dummy_label as step2
 from data_generator import refuse_overlap
-from noisy_student import labels, runs
+from noisy_student import labels, record, runs
 from noisy_student.data import load_data
 from noisy_student.files import UserError, sha256
 from noisy_student.labels import load_data_of
@@ -33,7 +33,7 @@ def select(images, threshold=0.5, cap=None, keep_share=1.0):
 
 
 def paths(selection):
-    return [candidate.rank[2] for candidate in selection.kept()]
+    return [candidate.path for candidate in selection.kept()]
 
 
 # --- threshold, share, cap and balance ------------------------------------------------------------
@@ -114,7 +114,7 @@ def one_image(toy, tmp_path):
 
 
 def table(folder):
-    with labels.open_table(folder / "images.csv") as file:
+    with record.open_table(folder / "images.csv") as file:
         return list(csv.DictReader(file))
 
 
@@ -224,7 +224,7 @@ def test_labelling_that_is_killed_ends_as_if_it_had_not_been(toy, label_own, mon
     words = (toy / "unlabeled", "--threshold", 0.5)
     whole = label_own(*words, out="whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(step2, "write_arrays", killed)
+        patch.setattr(labels, "write_arrays", killed)
         label_own(*words, out="killed")
     assert not runs.read(tmp_path / "killed").finished
     again = label_own(*words, out="killed")

@@ -1,6 +1,5 @@
-"""Who labels, what the truth says of it, and what step 4 reads: all of it, or one line why not."""
+"""Who labels, and what step 4 reads of the labels: all of it, or one line why not."""
 
-import csv
 import dataclasses
 import random
 import shutil
@@ -13,10 +12,9 @@ import pytest
 from conftest import TINY, label, train_student
 
 import data_generator
-from noisy_student import arguments, labels, runs
+from noisy_student import labels, runs
 from noisy_student.data import load_data
 from noisy_student.files import UserError, sha256
-from noisy_student.pool import Found
 from noisy_student.training import predict
 
 NAMES = ["bird", "cat", "dog"]
@@ -25,78 +23,6 @@ NAMES = ["bird", "cat", "dog"]
 def one_line(error):
     assert "\n" not in str(error.value)
     return True
-
-
-# --- the truth ------------------------------------------------------------------------------------
-
-
-def truth_of(folder, text):
-    (folder / "truth.csv").write_text(text, encoding="utf-8", errors="surrogateescape")
-    return labels.Truth(str(folder / "truth.csv"), NAMES)
-
-
-def test_truth_by_the_longest_beginning_of_whole_names(tmp_path):
-    truth = truth_of(tmp_path, "n01,cat\nn01/odd.png,dog\nn0,bird\npool/x,bird\nother,teapot\n"
-                     "./dot/a.png,cat\nback\\slash.png , dog\n\ndeep/photo,dog\n"
-                     "pool/n01/best,bird\n")
-    expected = {"n01/a.png": 1, "n01/odd.png": 2, "n01x/a.png": None, "n0/deep/a.png": 0,
-                "x/1.png": 0, "other/b.png": -1, "a": None, "dot/a.png": 1, "back/slash.png": 2,
-                "deep/photo.jpg": 2, "deep/photo2.jpg": None, "n01.v2/a.png": None,
-                "n01/best/a.png": 0, "odd.png": None}
-    assert {path: truth.of("/data/pool/", path) for path in expected} == expected
-    assert truth.of("elsewhere", "x/1.png") is None
-    assert (truth.matched, truth.asked) == (9, 15)
-
-
-def test_truth_that_matches_nothing_shows_an_example_of_each_side(tmp_path, capsys):
-    truth = truth_of(tmp_path, "n01/1.png,cat\nn02,teapot\n")
-    assert "1 lines are of none of the classes, 'n02' for one" in capsys.readouterr().out
-    truth.of("pool", "images/1.png")
-    truth.report()
-    line = f"warning: {tmp_path / 'truth.csv'} has 'n01/1.png', and no line for 'images/1.png'\n"
-    assert capsys.readouterr().out == f"truth known for 0 of 1 images\n{line}"
-    truth.of("pool", "n01/1.png")
-    truth.report()
-    out = capsys.readouterr().out
-    assert "truth known for 1 of 2 images" in out and "warning" not in out
-    labels.Truth(None, NAMES).report()
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize("text, says", [
-    ("a,b,c\n", "two columns"), ("a,teapot\n", "names none of the classes bird, cat, dog"),
-    ("", "names none"), ('a,"cat\n', "damaged"), ("\udcff,cat\n", "damaged")])
-def test_truth_that_is_none(text, says, tmp_path):
-    with pytest.raises(UserError, match=f"truth.csv: .*{says}") as error:
-        truth_of(tmp_path, text)
-    assert one_line(error)
-
-
-def test_audit_counts_by_hand():
-    audit = labels.Audit(3, threshold=0.5)
-    for of_class, truth, raw, confidence in (
-            (0, 0, 0.9, 0.8), (0, 1, 0.9, 0.4), (1, 1, 0.4, 0.3), (1, -1, 0.9, 0.6),
-            (2, None, 0.6, 0.5), (2, None, 0.9, 0.7), (2, 2, 0.5, 0.6)):
-        audit.add(of_class, truth, raw, confidence)
-    # With a cap, not all that are above the threshold.
-    audit.keep([0, 1, 2], [0, -1, None])
-    third = pytest.approx(1 / 3)
-    assert audit.summary() == {
-        "uncalibrated": {"kept": 5, "truth_known": 3, "right": 1, "precision": third,
-                         "recall": 0.25},
-        "above_threshold": {"kept": 4, "truth_known": 3, "right": 2,
-                            "precision": pytest.approx(2 / 3), "recall": 0.5},
-        "kept": {"kept": 3, "truth_known": 2, "right": 1, "precision": 0.5, "recall": 0.25}}
-    lines = audit.describe(NAMES, np.array([0, 1, 1]), np.array([0, 0, 1, 2]), True).splitlines()
-    assert lines[0].startswith("above the threshold without calibration: 5, 33.3 % of the 3 whose")
-    assert lines[1].startswith("above the threshold: 4, 66.7 %")
-    assert [line.split() for line in lines[4:]] == [
-        ["bird", "1", "2", "100.0%", "100.0%"], ["cat", "2", "2", "0.0%", "0.0%"],
-        ["dog", "0", "0", "-", "0.0%"]]
-    unknown = labels.Audit(3, 0.5)
-    unknown.keep([0, 0], [None, None])
-    assert unknown.summary()["kept"]["precision"] is None
-    assert "precision" not in unknown.describe(NAMES, np.array([0, 0]), np.array([0, 1]), False)
 
 
 def test_nothing_kept_says_how_confident_the_teacher_was():
@@ -108,30 +34,6 @@ def test_nothing_kept_says_how_confident_the_teacher_was():
         "no image is above --threshold 0.9. Of 100 images, a tenth has a confidence below 0.35, "
         "half below 0.39, nine tenths below 0.43, all below 0.44. Try --threshold 0.42")
     assert labels.nothing_kept(args, 0 * histogram).startswith("a, b: no readable image found")
-
-
-def test_image_table_says_what_became_of_each(tmp_path, capsys):
-    images = [Found("s", path, None, 1) for path in ("a", 'b,"\n', "\udcff", "d")]
-    with labels.open_table(tmp_path / "seen", "w+") as file:
-        table = labels.ImageTable(file, NAMES)
-        for image, confidence, truth in zip(images, (0.9, 0.8, 0.3), (1, None, -1)):
-            table.add(image, 1, confidence, truth)
-        for _ in range(7):
-            table.leave_out(images[3], UserError("empty file"))
-        table.finish(tmp_path / "images.csv", {("s", "a")},
-                     arguments.labelling("", ["s", "--threshold", "0.5"]))
-    with labels.open_table(tmp_path / "images.csv") as file:
-        head, *rows = csv.reader(file)
-    assert tuple(head) == labels.COLUMNS and rows[:4] == [
-        ["s", "a", "cat", "0.9", "kept", "", "cat"],
-        ["s", 'b,"\n', "cat", "0.8", "over the cap", "", ""],
-        ["s", "\udcff", "cat", "0.3", "below threshold", "", "none of these"],
-        ["s", "d", "", "", "unreadable", "empty file", ""]]
-    out = capsys.readouterr().out
-    assert "7 files are not readable" in out and out.count("'s/d': empty file") == labels.EXAMPLES
-    confidences, right = labels.read_table(tmp_path / "images.csv")
-    assert confidences.tolist() == [0.9, 0.8, 0.3]
-    assert np.array_equal(right, [1, np.nan, 0], equal_nan=True)
 
 
 # --- what step 4 reads ----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from conftest import label
 
 import imagenet_dummy_label as step2
 import noisy_student
-from noisy_student import labels, parts, runs
+from noisy_student import parts, record, runs
 from noisy_student.files import UserError
 
 FLAGS = ["--threshold", 0.3, "--per-class-cap", 2]
@@ -89,7 +89,7 @@ def test_parts_in_any_order_are_the_whole(count, toy, label_own, cluster, tmp_pa
     assert len(np.load(whole / "x.npy")) > 10
     for cluster.order in range(3 if count == 5 else 1):
         assert_same(whole, label_own(*sources, "--engine", "ray", out=f"parts{cluster.order}"))
-    tables = [labels.read_table(tmp_path / out / "images.csv") for out in ("whole", "parts0")]
+    tables = [record.read_table(tmp_path / out / "images.csv") for out in ("whole", "parts0")]
     (one, right), (other, as_right) = ([np.sort(column) for column in table] for table in tables)
     assert (one == other).all() and np.array_equal(right, as_right, equal_nan=True)
 

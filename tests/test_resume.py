@@ -18,7 +18,7 @@ import cifar10_resnet50 as step1
 
 # A student's layers must be known to load it.
 import stochastic_resblock  # noqa: F401
-from noisy_student import labels, runs
+from noisy_student import record, runs
 from noisy_student.files import UserError, sha256
 from noisy_student.training import read_history
 
@@ -183,7 +183,7 @@ def damaged(whole, rng, number):
 def test_damaged_file_is_refused_in_one_line(name, teacher, toy, tmp_path, capsys):
     path, rng, refused = tmp_path / name, random.Random(0), 0
     run = runs.Run(str(tmp_path), "", {}, {})
-    read = {"truth.csv": lambda: labels.Truth(str(path), list(make_toy.SHAPES)),
+    read = {"truth.csv": lambda: record.Truth(str(path), list(make_toy.SHAPES)),
             "history.csv": lambda: read_history(path),
             "predictions.npz": lambda: run.predictions("test")}[name]
     whole = ((toy if name == "truth.csv" else teacher) / name).read_bytes()
