@@ -28,7 +28,7 @@ import numpy as np
 import stochastic_resblock  # noqa: F401
 from experiment import CELLS, QUESTIONS, TWO_BY_TWO
 from noisy_student import backend, figures, report, robustness
-from noisy_student.cells import Labelling, find, measure
+from noisy_student.cells import Labelling, find, measure, warn_if_unmatched
 from noisy_student.files import UserError, run_script, whole_file, write_json
 from noisy_student.labels import load_data_of
 from noisy_student.metrics import mcnemar, paired_bootstrap
@@ -119,33 +119,16 @@ def ask(cells):
     answers = []
     for question, pair in pairs_of(cells).items():
         answers.append(contrast(question, (-1, 1), [cells[name] for name in pair]))
-        warn_if_unmatched(question, *(cells[name] for name in pair), pair)
+        # Two cells are to differ in nothing but what the question asks about.
+        asked = None
+        if set(pair) <= set(CELLS):
+            asked = " ".join(CELLS[name].flags for name in pair)
+        warn_if_unmatched(question, *(cells[name] for name in pair), asked)
     effects = []
     if set(TWO_BY_TWO) <= set(cells):
         four = [cells[name] for name in TWO_BY_TWO]
         effects = [contrast(name, weights, four) for name, weights in EFFECTS.items()]
     return [answer for answer in answers if answer], [effect for effect in effects if effect]
-
-
-def warn_if_unmatched(question, first, second, names):
-    """Says where the two cells of a question differ in more than the question asks about."""
-    if set(first) != set(second):
-        print(f"warning: {question} Seeds {sorted(first)} and {sorted(second)}: "
-              "only those that both have are compared")
-    a, b = next(iter(first.values())).run, next(iter(second.values())).run
-    asked = " ".join(CELLS[name].flags for name in names if name in CELLS)
-    asked = asked.replace("{larger}", "--depth --width")
-    own = {"noise", "flip_and_crop", "augment_ops", "augment_magnitude", "dropout", "p_last",
-           "labeled_share"}
-    differs = []
-    for key, value in a.arguments.items():
-        flag = f"--{key.replace('_', '-')}"
-        if key != "seed" and key not in own and flag not in asked and b.arguments[key] != value:
-            differs.append(f"{key} ({value} and {b.arguments[key]})")
-    if a.results["steps"] != b.results["steps"]:
-        differs.append(f"steps ({a.results['steps']} and {b.results['steps']})")
-    if differs and all(name in CELLS for name in names):
-        print(f"warning: {question} The two cells also differ in {', '.join(differs)}")
 
 
 def main(args):

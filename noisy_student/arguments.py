@@ -29,6 +29,8 @@ def number(kind, low, high=math.inf, open_low=False):
 COUNT = number(int, 1)
 SHARE = number(float, 0, 1)
 PROBABILITY = number(float, 0, 1, open_low=True)
+# Keras knows more, which cannot train.
+BACKENDS = ("tensorflow", "jax", "torch")
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,7 +47,10 @@ class Parser(argparse.ArgumentParser):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 with open(settings, encoding="utf-8") as file:
                     backend = json.load(file).get("backend")
-        if backend and importlib.util.find_spec(str(backend)) is None:
+        if backend and backend not in BACKENDS:
+            sys.exit(f"error: {said_by} chooses {backend!r} for Keras to compute on; networks are "
+                     f"trained on {', '.join(BACKENDS)}")
+        if backend and importlib.util.find_spec(backend) is None:
             sys.exit(f"error: {said_by} chooses {backend!r} for Keras to compute on, and there is "
                      "no such package in this environment")
         return args

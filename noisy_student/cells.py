@@ -17,6 +17,10 @@ from noisy_student.metrics import (
 from noisy_student.record import read_table
 from noisy_student.training import read_history
 
+# What cells are compared in spite of: their noise, how batches are mixed, and their seed.
+NOISE = ("noise", "flip_and_crop", "augment_ops", "augment_magnitude", "dropout", "p_last",
+         "labeled_share", "seed")
+
 
 @dataclass
 class Measured:
@@ -120,6 +124,31 @@ def chosen(run):
             settings[f"{prefix}label {key}"] = value
         source, prefix = labels.get("teacher"), f"teacher {prefix}"
     return settings
+
+
+def warn_if_unmatched(question, first, second, asked=None):
+    """Says where the two cells of a question differ in more than the question asks about.
+
+    Args:
+        first, second: {seed: Measured}.
+        asked: the flags of both, which the question is about; None, where that is not known.
+    """
+    if set(first) != set(second):
+        print(f"warning: {question} Seeds {sorted(first)} and {sorted(second)}: "
+              "only those that both have are compared")
+    if asked is None:
+        return
+    a, b = next(iter(first.values())).run, next(iter(second.values())).run
+    asked = asked.replace("{larger}", "--depth --width")
+    differs = []
+    for key, value in a.arguments.items():
+        flag = f"--{key.replace('_', '-')}"
+        if key not in NOISE and flag not in asked and b.arguments[key] != value:
+            differs.append(f"{key} ({value} and {b.arguments[key]})")
+    if a.results["steps"] != b.results["steps"]:
+        differs.append(f"steps ({a.results['steps']} and {b.results['steps']})")
+    if differs:
+        print(f"warning: {question} The two cells also differ in {', '.join(differs)}")
 
 
 class Labelling:

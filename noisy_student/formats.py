@@ -24,6 +24,8 @@ from noisy_student.files import UserError, read_arrays, reading
 PARTS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
 # Columns of Parquet files, the first that is there.
 LABEL_COLUMNS = ("label", "labels", "fine_label")
+# More bytes than CIFAR-100's largest file has.
+LARGEST_BATCH = 256 << 20
 # Names of arrays that belong together.
 ARRAY_PAIRS = (("data", "labels"), ("images", "labels"), ("x", "y"), ("X", "y"))
 
@@ -281,6 +283,9 @@ def cifar_files(path):
         for member in archive:
             name = os.path.basename(member.name)
             if member.isreg() and wanted.fullmatch(name):
+                if member.size > LARGEST_BATCH:
+                    raise UserError(f"{path}: {name} would have {member.size:,} bytes, which no "
+                                    "batch of CIFAR's has")
                 found[name] = archive.extractfile(member).read()
     return dict(sorted(found.items()))
 

@@ -216,6 +216,15 @@ def test_archive_of_images_is_to_be_unpacked(tmp_path):
         load_data(str(tmp_path / "images.tar"))
 
 
+def test_batch_of_more_bytes_than_any_is_not_read(tmp_path):
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz", compresslevel=1) as archive:
+        member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        member.size = formats.LARGEST_BATCH + 1
+        archive.addfile(member, open("/dev/zero", "rb"))
+    with pytest.raises(UserError, match="data_batch_1 would have 268,435,457 bytes, which no"):
+        load_data(str(tmp_path / "a.tar.gz"))
+
+
 def test_a_new_format_is_a_reader_and_a_line(tmp_path, monkeypatch):
     (tmp_path / "set.raw").write_bytes(X.tobytes())
 
