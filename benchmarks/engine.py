@@ -94,6 +94,9 @@ def labelling(pipe, words):
     # In KiB on Linux.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     pipe.send((runs.read(args.out).results["kept"], peak, sum(received)))
+    # A child of multiprocessing waits at its end for joblib's workers, which stay idle for a
+    # minute; the command, which is nobody's child, does not.
+    os._exit(0)
 
 
 def main(argv=None):
