@@ -3,8 +3,9 @@
     python Rand_Augment.py photo.jpg               # the gallery of all operations on one picture
     python Rand_Augment.py                         # on a picture drawn here
 
-Of thirteen operations, RandAugment draws N (Numbers), each with a random strength below M
-(max_Magnitude) and a random direction, and applies them one after the other.
+Of thirteen operations, RandAugment draws N (Numbers), each with a random level below M
+(max_Magnitude; in the paper, every one has strength M) and a random direction, and applies them one
+after the other.
 noisy_student/compiled_augment.py does the same to a whole batch, without waiting for Pillow.
 
 Writes  figures/rand_augment.png, the gallery
@@ -133,14 +134,14 @@ class Rand_Augment:
 
     def __call__(self, image):
         """RGB Pillow image -> RGB Pillow image of the same size, by a draw of its own."""
-        for op_name, M, sign in self.rand_augment():
-            image = self.test_single_operation(image, op_name, M, sign)
+        for op_name, level, sign in self.rand_augment():
+            image = self.test_single_operation(image, op_name, level, sign)
         return image
 
     def apply(self, image, operations, levels, signs):
         """Applies one image's row of a draw: three sequences of length Numbers."""
-        for o, M, sign in zip(operations, levels, signs):
-            image = self.test_single_operation(image, self.transforms[o], M, sign)
+        for o, level, sign in zip(operations, levels, signs):
+            image = self.test_single_operation(image, self.transforms[o], level, sign)
         return image
 
     def apply_batch(self, x, draw, windows=None):
@@ -156,9 +157,9 @@ class Rand_Augment:
             raise ValueError(f"op_name must be one of {', '.join(OPERATIONS)}; got {op_name!r}")
         return OPERATIONS[op_name]
 
-    def magnitude(self, op_name, M, sign):
+    def magnitude(self, op_name, level, sign):
         _, magnitudes, two_ways = self.operation(op_name)
-        return magnitudes[M] * int(sign) if two_ways else magnitudes[M]
+        return magnitudes[level] * int(sign) if two_ways else magnitudes[level]
 
     def test_single_operation(self, image, op_name, M=-1, sign=1):
         """Applies one operation at level M (0..9; -1 is the strongest), in direction `sign`."""

@@ -1,7 +1,8 @@
 """Step 1: the data, the ResNet50, and the teacher.
 
     python cifar10_resnet50.py                                     # the article's: hours on a GPU
-    python cifar10_resnet50.py --data data/toy --depth 14 --width 0.125 --recipe fast
+    python cifar10_resnet50.py --data data/toy --num-labeled 150 --recipe fast --depth 14 \
+        --width 0.09 --stem-strides 2                              # after data/make_toy.py data/toy
 
 Trains a network on the labelled images alone, without any noise: the teacher.
 
@@ -176,7 +177,10 @@ CONSTANT_SHARE = 250 / 300
 
 
 def fill_in(args, data):
-    """Gives the recipe's values to the arguments that the command line left out."""
+    """Gives the recipe's values to the arguments that the command line left out.
+
+    (But for flip_and_crop, which is of step 4.)
+    """
     if args.recipe not in RECIPES:
         raise UserError(f"--recipe {args.recipe}: there are {', '.join(RECIPES)}")
     recipe = RECIPES[args.recipe]
@@ -192,7 +196,10 @@ def fill_in(args, data):
 
 
 def optimizer_and_schedule(model, args):
-    """How the weights move, and for the article's recipe the rate of each epoch."""
+    """The optimizer, and for the article's recipe a function: history -> (learning rate, stop).
+
+    Sets the recipe's memory of batch normalization, too.
+    """
     recipe = RECIPES[args.recipe]
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
@@ -219,10 +226,12 @@ def brakes(history, args):
     rate, plateau, waited = args.learning_rate, np.inf, 0
     best, since_best = np.inf, 0
     for loss in losses:
+        # ReduceLROnPlateau, to which less than 1e-4 is no progress.
         plateau, waited = (loss, 0) if loss < plateau - 1e-4 else (plateau, waited + 1)
         if waited == 3:
             # The optimizer keeps its rate in 32 bits.
             rate, waited = float(np.float32(rate)) * 0.1, 0
+        # EarlyStopping, to which anything is.
         best, since_best = (loss, 0) if loss < best else (best, since_best + 1)
     return rate, bool(args.early_stopping and since_best >= args.early_stopping)
 
@@ -250,7 +259,8 @@ def fit_and_finish(model, batches, data, args, run):
             killed training goes on with the batch it would have had.
     """
     optimizer, schedule = optimizer_and_schedule(model, args)
-    # compile() with the cross-entropy to the labels, hard or soft, then fit(), epoch by epoch.
+    # noisy_student/training.py: model.compile() with the cross-entropy to the labels, hard or soft,
+    # and model.fit(), with a backup after every epoch.
     history, seconds = train(
         model, batches, data.validation(), run, optimizer=optimizer, schedule=schedule,
         epochs=args.epochs, steps_per_epoch=args.steps_per_epoch, batch_size=args.batch_size,
@@ -282,7 +292,7 @@ def main(args):
                              stem_strides=args.stem_strides)
         print(f"ResNet{args.depth}, width {args.width}: {model.count_params():,} parameters")
 
-        # The training, without noise
+        # The training, without noise; data.train are the rows of data.x that may be trained on
         labels = data.one_hot(data.y)
 
         def batches(first_batch):

@@ -1,11 +1,12 @@
 """Step 4: batches under noise, and the student that is trained on them.
 
-    python data_generator.py                                     # the student of logs/pseudo
-    python data_generator.py --noise none --log-dir logs/quiet   # pseudo-labels alone
-    python data_generator.py --pseudo none --log-dir logs/noisy  # noise alone: a noisy teacher
+    python data_generator.py                                                    # the student
+    python data_generator.py --noise none --log-dir logs/student_without_noise
+    python data_generator.py --pseudo none --log-dir logs/noisy_teacher
 
-With step 1's teacher these are the four cells of the experiment. --noise input is RandAugment
-alone, --noise model is stochastic depth and dropout alone.
+With step 1's teacher these are four cells of the experiment, which step 5 knows by their folders'
+names: with and without pseudo-labels (logs/pseudo), with and without noise. --noise input is
+RandAugment alone, --noise model is stochastic depth and dropout alone.
 
 Reads   the data set of step 1, logs/pseudo/ (step 2)
 Writes  logs/student/   the same files as step 1, and batch.png: what the student is shown
@@ -35,7 +36,7 @@ from stochastic_resblock import build_student
 
 
 def get_random_data(x_train_i, y_train_i, data_aug, augment=None):
-    """One training image and its label, with noise if data_aug.
+    """One training image and its label, with noise if data_aug. data_generator does it to batches.
 
     Article: array_to_img stretched the contrast of every training image and of no test image.
 
@@ -53,7 +54,7 @@ def get_random_data(x_train_i, y_train_i, data_aug, augment=None):
 
 def data_generator(x_train, y_train, batch_size, data_aug, seed=0, first_batch=0, augment=None,
                    flip_and_crop="never", row_batches=None):
-    """Endless shuffled batches, with RandAugment if data_aug: get_random_data, a batch at a time.
+    """Endless shuffled batches, with RandAugment if data_aug: as get_random_data, but many at once.
 
     What batch number k holds depends on the seed and on k alone, noise included.
 
@@ -73,14 +74,14 @@ def data_generator(x_train, y_train, batch_size, data_aug, seed=0, first_batch=0
                          f"got {len(x_train)} and {len(y_train)}")
     augment = augment or Rand_Augment(Numbers=2, max_Magnitude=10)
     if not data_aug:
-        # No operations: the images stay as they are.
+        # No operations: apply_batch then mirrors and shifts the images, or does nothing.
         augment = Rand_Augment(Numbers=0)
     moved = flip_and_crop == "always" or (flip_and_crop == "with-noise" and data_aug)
     rows = np.arange(len(x_train))
     for number, chosen in row_batches or shuffled(rows, batch_size, seed, first_batch):
         x = x_train[chosen]
         if data_aug or moved:
-            # The 1 keeps these draws apart from those that shuffle.
+            # The 1 keeps these draws apart from those that shuffle, which have a 0 there.
             rng = np.random.default_rng([seed, number, 1])
             # Where each image is cut out, and whether it is mirrored.
             windows = draw_windows(len(x), rng) if moved else None

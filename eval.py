@@ -34,8 +34,8 @@ from noisy_student.labels import load_data_of
 from noisy_student.metrics import mcnemar, paired_bootstrap
 from noisy_student.tables import as_json, markdown, tables
 
-# Weights of the four cells of TWO_BY_TWO. The interaction is what pseudo-labels add under noise
-# less what they add without.
+# Weights of the four cells of TWO_BY_TWO: teacher, noisy teacher, student without noise, student.
+# The interaction is what pseudo-labels add under noise less what they add without.
 EFFECTS = {
     "noise": (-0.5, 0.5, -0.5, 0.5),
     "pseudo-labels": (-0.5, -0.5, 0.5, 0.5),
@@ -79,10 +79,10 @@ class Answer:
 
 
 def contrast(question, weights, cells):
-    """The weighted sum of the cells' accuracies, over the seeds that all of them have.
+    """The weighted sum of some cells' accuracies, over the seeds that all of them have.
 
     Args:
-        cells: {seed: Measured} per weight.
+        weights: one for each cell. cells: a list of {seed: Measured}.
 
     Returns: an Answer, or None where no seed is common to all.
     """
@@ -158,7 +158,8 @@ def main(args):
     text = tables(cells, CELLS, title, answers, effects, labellings, tests)
     for name in ("The cells", "Robustness", "The pseudo-labels"):
         if name in text:
-            print(f"\n{name}\n{markdown(*text[name][1:])}")
+            _, head, lines = text[name]
+            print(f"\n{name}\n{markdown(head, lines)}")
     print()
     for answer in answers:
         print(f"{answer.question}  {answer}")

@@ -28,7 +28,7 @@ class Labels(NamedTuple):
 
 class Cell(NamedTuple):
     """A network: its title, whose labels it learns from (None: labelled images alone), the flags of
-    steps 1 and 4, and the article's accuracy and loss where it has such a cell.
+    step 4, and the article's accuracy and loss where it has such a cell.
     """
 
     title: str
@@ -57,6 +57,7 @@ CELLS = {
     "student_of_noisy": Cell("student of the noisy teacher", "pseudo_of_noisy", "",
                              (0.9428, 0.2289)),
     "second_generation": Cell("second generation: the student's student", "pseudo_of_student"),
+    # --larger says which network that is; or else DEEPER does.
     "larger_student": Cell("larger student", "pseudo_of_noisy", "{larger}"),
     # Ablations: the student of the noisy teacher with one thing changed.
     "student_input_noise": Cell("student, RandAugment alone", "pseudo_of_noisy", "--noise input"),
@@ -92,9 +93,9 @@ QUESTIONS = {
     "Do hard labels help?": ("student_of_noisy", "student_hard"),
     "Does it help not to balance the classes?": ("student_of_noisy", "student_unbalanced"),
 }
-# What a network of so many layers is smaller than.
+# The next larger network's depth, by depth.
 DEEPER = {14: 26, 26: 50, 50: 101, 101: 152}
-# Few labels, and enough steps: where noise pays, and pseudo-labels on top of it.
+# Few labels, and enough steps: where noise pays.
 DEMO = {
     "data": "data/toy", "images": ["data/toy/unlabeled"], "out": "logs/demo", "jobs": 2,
     "flags": "--recipe fast --depth 14 --width 0.09 --stem-strides 2 --num-labeled 150 "
@@ -123,8 +124,10 @@ def words_of(name, folder, seed, args):
     words = ["--data", args.data, "--seed", str(seed), "--early-stopping", "0",
              *shlex.split(args.flags), "--log-dir", f"{folder}/{name}"]
     if name == "teacher":
+        # Step 1 knows no noise: the teacher's flags only say so.
         return ["cifar10_resnet50.py", *words]
     if "none" not in flags:
+        # How strong the noise is, where there is any.
         words += shlex.split(args.noise_flags)
     if need_of(name):
         words += ["--pseudo", f"{folder}/{need_of(name)}", *shlex.split(args.pseudo_flags)]

@@ -12,7 +12,8 @@ are left out, exact and near ones.
 Reads   logs/teacher/ (step 1) and images of any size, format and mode
 Writes  logs/pseudo/   x.npy (kept images), y.npy (their soft labels), index.npy (the balanced
                        draw), images.csv (every image seen, what became of it, and the truth where
-                       known), run.json, montage.png, confidence.png, mistakes.png (with --truth).
+                       known), run.json, montage.png, confidence.png, mistakes.png (where truth is
+                       known).
                        With --engine ray, images.csv is the index of a table per source in parts/.
 """
 
@@ -48,7 +49,7 @@ from noisy_student.metrics import fit_temperature, score, with_temperature
 from noisy_student.record import Record, Truth, scratch_table
 from noisy_student.training import BATCH, predict
 
-# --- 1. and 2. the teacher looks at every image once ----------------------------------------------
+# --- the teacher looks at every image once --------------------------------------------------------
 
 
 class Labelled(NamedTuple):
@@ -82,15 +83,17 @@ def label_images(teacher, sources, data, temperature=1.0, workers=None):
         batches = without_copies(batches, data)
     for batch, raw in made_ahead(look_at(teacher, made_ahead(batches))):
         soft = with_temperature(raw, temperature) if temperature != 1 else raw
-        answers = iter(zip(raw, soft))
+        # Of raw and soft, which have no row for what cannot be looked at.
+        row = 0
         for image, pixels in batch:
             if isinstance(pixels, UserError):
                 yield Labelled(image, reason=pixels)
             else:
-                yield Labelled(image, pixels, *next(answers))
+                yield Labelled(image, pixels, raw[row], soft[row])
+                row += 1
 
 
-def label_part(labelled, selection, record):
+def choose_and_record(labelled, selection, record):
     """Chooses from a pool, or from a part of one, and takes down what the teacher said.
 
     Args:
@@ -107,7 +110,7 @@ def label_part(labelled, selection, record):
 def look_at(teacher, batches):
     """Yields: (batch, what the teacher says of its R readable images, float32 (R, C)).
 
-    The teacher is always shown BATCH images, some of them twice if need be: what it says of one
+    The teacher is always shown BATCH images, some of them repeated if need be: what it says of one
     then does not depend on how many are shown with it, and no backend compiles for another size.
     """
     for batch in batches:
@@ -135,7 +138,7 @@ def calibrate(teacher, data):
     return temperature
 
 
-# --- 3. the most confident of each class ----------------------------------------------------------
+# --- the most confident of each class -------------------------------------------------------------
 
 
 @dataclass
@@ -178,7 +181,8 @@ class Selection:
         self.candidates = [[] for _ in range(num_classes)]
         self.seen = np.zeros(num_classes, dtype=np.int64)
         self.histogram = np.zeros(BINS, dtype=np.int64)
-        # Of each class the rank beyond which nothing is kept, as far as that is known.
+        # Of each class the rank beyond which nothing is kept, as far as that is known: for Ray's
+        # machines.
         self.bounds = [None] * num_classes
 
     def add(self, source, path, pixels, soft):
@@ -198,6 +202,7 @@ class Selection:
         label = int(soft.argmax())
         of_class = self.candidates[label]
         of_class.append(Candidate(source, path, pixels, soft))
+        # Sorted now and then, not at every image.
         if self.cap and len(of_class) >= 2 * self.cap + BATCH:
             self.candidates[label] = heapq.nsmallest(self.cap, of_class, attrgetter("rank"))
             self.bounds[label] = self.candidates[label][-1].rank
@@ -213,11 +218,11 @@ class Selection:
         return chosen
 
 
-# --- 4. the same number of every class ------------------------------------------------------------
+# --- the same number of every class ---------------------------------------------------------------
 
 
 def balance(hard, max_repeats=None):
-    """Fills every class up to the largest by repeating its images, article step 2.
+    """Fills every class up to the largest by repeating its images, as the article does.
 
     A class without an image stays empty. Images are repeated from the front: if those of a class
     come most confident first, the most confident are repeated.
@@ -248,7 +253,7 @@ def main(args):
     backend.prepare(0)
     teacher = load_teacher(args)
     class_names, data = teacher.class_names, teacher.data
-    # Many machines look at their own sources.
+    # With Ray, every machine looks at its own sources.
     sources = args.images if args.engine == "local" else []
     size = sum(pool.check_source(source, data) for source in sources)
     # Few images are decoded sooner than worker processes start.
@@ -265,7 +270,7 @@ def main(args):
               "kept; delete it to label again")
         return
 
-    # 1. and 2. Look at every image once; 3. keep the most confident of each class
+    # Look at every image once, and keep the most confident of each class
     selection = Selection(args.threshold, args.per_class_cap, len(class_names),
                           args.keep_share or 1.0)
     with scratch_table(run) as file:
@@ -275,14 +280,14 @@ def main(args):
         else:
             temperature = calibrate(teacher.model, data) if args.calibrate else 1.0
             labelled = label_images(teacher.model, args.images, data, temperature, workers)
-            label_part(with_progress(labelled, size), selection, record)
+            choose_and_record(with_progress(labelled, size), selection, record)
             record.write_table(run.path("images.csv"), selection.kept(), args)
     record.report()
     kept = selection.kept()
     if not kept:
         raise UserError(nothing_kept(args, selection.histogram))
 
-    # 4. The same number of every class
+    # The same number of every class
     y = np.stack([candidate.soft for candidate in kept])
     hard = y.argmax(axis=1)
     index = np.arange(len(hard)) if args.no_balance else balance(hard, args.max_repeats)

@@ -5,7 +5,7 @@
 
 The student is the teacher's network, with two additions. Stochastic depth (Huang et al. 2016) lets
 each block's residual survive a training step with a probability that falls from 1 at the input to
-p_last at the last block; a block that does not survive passes its input on unchanged. Dropout sits
+p_last at the last block; a block that does not survive passes on its input alone. Dropout sits
 before the classifier. At inference both are gone, and each residual is scaled by its survival
 probability.
 
@@ -90,6 +90,7 @@ def stochastic_resblock(data, filters, strides, depth_num, p_list, name=None, pe
     """
     p_survival = p_list[depth_num]
     x = residual_path(data, filters, strides, name)
+    # Without a seed of its own: every epoch of a training sets one (noisy_student/training.py).
     x = StochasticSurvival(p_survival, per_sample=per_sample, name=part(name, "survival"))(x)
     x = shortcut_en(data, x, name)
     x = layers.ReLU(name=part(name, "relu3"))(x)
@@ -115,7 +116,7 @@ def build_student(depth=50, width=1.0, num_classes=10, p_last=0.8, dropout=0.5, 
     Returns: keras.Model, uint8 (batch, 32, 32, 3) 0..255 -> probabilities, float32 (batch, C).
     """
     p_list = survival_list(depth, p_last)
-    # Block 0 is the input.
+    # The article's block takes its number and returns the next one's. Block 0 is the input.
     depth_num = 1
 
     def block(x, filters, strides, name):

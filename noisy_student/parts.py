@@ -103,7 +103,7 @@ def label_source(args, number, temperature, digest, bounds):
         else:
             labelled = step2().label_images(teacher.model, [source], data, temperature,
                                             args.workers or 1)
-            step2().label_part(labelled, selection, record)
+            step2().choose_and_record(labelled, selection, record)
     part = packed(selection, bounds, record)
     write_arrays(path_of(args, number, "npz"), **part)
     return number, part
