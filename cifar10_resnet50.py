@@ -1,7 +1,7 @@
 """Step 1: the data, the ResNet50, and the teacher.
 
     python cifar10_resnet50.py                                     # the article's: hours on a GPU
-    python cifar10_resnet50.py --data data/toy --num-labeled 150 --recipe fast --depth 14 \
+    python cifar10_resnet50.py --data data/toy --num-labeled 150 --recipe fast --depth 14 \\
         --width 0.09 --stem-strides 2                              # after data/make_toy.py data/toy
 
 Trains a network on the labelled images alone, without any noise: the teacher.

@@ -253,9 +253,10 @@ def main(args):
     backend.prepare(0)
     teacher = load_teacher(args)
     class_names, data = teacher.class_names, teacher.data
-    # With Ray, every machine looks at its own sources.
-    sources = args.images if args.engine == "local" else []
-    size = sum(pool.check_source(source, data) for source in sources)
+    if args.engine == "ray":
+        size = parts.size_of(args.images, data)
+    else:
+        size = sum(pool.check_source(source, data) for source in args.images)
     # Few images are decoded sooner than worker processes start.
     workers = args.workers or (1 if size < FEW_BYTES else None)
     truth = Truth(args.truth, class_names, data if "rest" in args.images else None)

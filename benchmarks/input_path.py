@@ -68,7 +68,7 @@ def fed_by_generator(folder, depth, width, batch_size, steps):
 
     def batches():
         return data_generator(x, y, batch_size, True, flip_and_crop="always",
-                              batches=shuffled(rows, batch_size))
+                              row_batches=shuffled(rows, batch_size))
 
     work = endless_fit(depth, width, data.num_classes, batches, batch_size, steps)
     # The script, too, keeps what it has joined.

@@ -1,6 +1,7 @@
-"""What the six scripts need and do not teach: files, images, runs, backends, pictures.
+"""What the scripts need and do not teach: files, images, runs, backends, pictures.
 
-Imports go one way: a script imports this package, no module here imports a script.
+Imports go one way: scripts import this package, and no module here imports a script when it is
+imported itself.
 """
 
 import os

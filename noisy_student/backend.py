@@ -129,7 +129,8 @@ def describe(precision):
     names = [name for name, _ in gpus()]
     cores = os.cpu_count()
     print(f"{NAME} on {', '.join(names) or f'the CPU ({cores} cores)'}, {precision}")
-    cards = [] if names or os.environ.get("CUDA_VISIBLE_DEVICES") == "-1" else nvidia_cards()
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    cards = [] if names or hidden else nvidia_cards()
     if cards:
         print(f"WARNING: {NAME} does not use the {cards[0]} that is in this machine, and the CPU "
               "may take a hundred times longer. Run: python -m noisy_student.check",

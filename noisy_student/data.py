@@ -1,6 +1,5 @@
 """Labelled images, and who may see which. Imports Keras only to download CIFAR-10."""
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,11 +57,8 @@ class Dataset:
         class_names = "\n".join(self.class_names).encode(errors="surrogateescape")
         return {"data": self.name,
                 "data_sha256": sha256(self.x, self.y, self.x_test, self.y_test, class_names),
-                "split_sha256": split_sha256(self.train, self.val, self.rest)}
-
-    def with_split(self, train, val, rest):
-        """The same images, differently divided."""
-        return dataclasses.replace(self, train=train, val=val, rest=rest)
+                "split_sha256": sha256(*(index.astype("<i8")
+                                         for index in (self.train, self.val, self.rest)))}
 
     def __str__(self):
         held_out = f"{len(self.val)} validation"
@@ -71,10 +67,6 @@ class Dataset:
         return (f"{self.name}: {len(self.train)} labelled training images, {held_out}, "
                 f"{len(self.rest)} without label, {len(self.x_test)} test, "
                 f"{self.num_classes} classes")
-
-
-def split_sha256(train, val, rest):
-    return sha256(*(index.astype("<i8") for index in (train, val, rest)))
 
 
 def load_data(name="cifar10", num_labeled=None, validation="split", seed=0):
@@ -92,7 +84,7 @@ def load_data(name="cifar10", num_labeled=None, validation="split", seed=0):
     Returns: Dataset. Raises: UserError.
     """
     data = load_cifar10() if name == "cifar10" else load_files(name)
-    data = data.with_split(*split_labels(data.y, num_labeled, validation, seed))
+    data.train, data.val, data.rest = split_labels(data.y, num_labeled, validation, seed)
     others = np.delete(data.x, data.val, axis=0)
     for what, x, known in (("test", data.x_test, data.x), ("validation", data.x[data.val], others)):
         if copies := exact_copies(x, known).sum():

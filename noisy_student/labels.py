@@ -190,7 +190,7 @@ def save_labels(run, args, kept, y, index, record, histogram, temperature):
         write_arrays(run.path(f"{name}.npy"), array)
     truths = [record.truth.of(*candidate.name) for candidate in kept]
     record.audit.keep(hard, truths)
-    run.finish(seen=int(histogram.sum()), left_out=record.table.counts, kept=len(kept),
+    run.finish(seen=int(histogram.sum()), left_out=record.counts, kept=len(kept),
                balanced=len(index), temperature=temperature, class_names=class_names,
                kept_per_class=np.bincount(hard, minlength=len(class_names)).tolist(),
                balanced_per_class=np.bincount(hard[index], minlength=len(class_names)).tolist(),

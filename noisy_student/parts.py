@@ -7,6 +7,7 @@ choices are the most confident of all.
 """
 
 import argparse
+import contextlib
 import copy
 import csv
 import heapq
@@ -49,6 +50,15 @@ def check(args):
     for source in args.images:
         if source != "rest" and not os.path.exists(source):
             raise UserError(f"{source}: no such folder or archive")
+
+
+def size_of(sources, data):
+    """Bytes of all sources. One that cannot be read has none: whoever gets it will say so."""
+    size = 0
+    for source in sources:
+        with contextlib.suppress(UserError):
+            size += pool.check_source(source, data)
+    return size
 
 
 # --- one source, on some machine ------------------------------------------------------------------
@@ -125,9 +135,9 @@ def packed(selection, bounds, record):
     for kind in AUDITED:
         part |= {f"{kind}_{name}": np.array(value)
                  for name, value in vars(getattr(record.audit, kind)).items()}
-    table, truth = record.table, record.truth
-    rest = {"paths": [candidate.path for candidate in candidates], "left_out": table.counts,
-            "examples": table.examples, "truth": [truth.matched, truth.asked, truth.example]}
+    truth = record.truth
+    rest = {"paths": [candidate.path for candidate in candidates], "left_out": record.counts,
+            "examples": record.examples, "truth": [truth.matched, truth.asked, truth.example]}
     return part | {"rest": np.array(json.dumps(rest))}
 
 
@@ -144,10 +154,10 @@ def add(part, source, selection, record):
         for name, value in vars(count).items():
             more = part[f"{kind}_{name}"]
             setattr(count, name, value + (more if more.ndim else int(more)))
-    table, truth = record.table, record.truth
-    table.counts.update(rest["left_out"])
+    truth = record.truth
+    record.counts.update(rest["left_out"])
     for path, example in rest["examples"]:
-        table.name(path, example)
+        record.name(path, example)
     matched, asked, example = rest["truth"]
     truth.matched, truth.asked = truth.matched + matched, truth.asked + asked
     truth.example = truth.example or example

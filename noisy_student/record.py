@@ -181,47 +181,15 @@ class Record:
     """What is known of all images that were seen. It looks on: it never decides what is kept.
 
     Args:
-        file: an open text file, for the rows of images.csv. threshold: of confidence.
-        truth: a Truth.
+        file: an open text file, for the rows of images.csv as images come; for good they are
+            written once it is known which images are kept.
+        threshold: of confidence. truth: a Truth.
     """
 
     def __init__(self, file, class_names, threshold, truth):
-        self.class_names, self.truth = class_names, truth
-        self.audit = Audit(len(class_names), threshold)
-        self.table = ImageTable(file, class_names)
-
-    def leave_out(self, image, reason):
-        """One file that is not shown to the teacher, and the UserError that says why."""
-        self.table.leave_out(image, reason)
-
-    def add(self, image, label, raw_confidence, confidence):
-        """One image: the teacher's class, and its confidence before and after calibration."""
-        truth = self.truth.of(image.source, image.path)
-        self.audit.add(label, truth, raw_confidence, confidence)
-        self.table.add(image, label, confidence, truth)
-
-    def write_table(self, path, kept, args):
-        """Writes images.csv, once it is known which images, Candidates, are kept."""
-        self.table.file.seek(0)
-        rows = csv.reader(self.table.file)
-        write_statuses(path, rows, {candidate.name for candidate in kept}, args)
-
-    def report(self):
-        """Says what was left out, and how many images the truth is known of."""
-        self.table.report()
-        self.truth.report()
-
-
-class ImageTable:
-    """images.csv: every image seen, what became of it, and the truth where known.
-
-    Rows are written to an open text file as images come, and for good once it is known which ones
-    are kept.
-    """
-
-    def __init__(self, file, class_names):
-        self.file, self.class_names = file, class_names
+        self.file, self.class_names, self.truth = file, class_names, truth
         self.write = csv.writer(file).writerow
+        self.audit = Audit(len(class_names), threshold)
         # By status, of those that are left out.
         self.counts, self.examples = Counter(), []
 
@@ -238,11 +206,21 @@ class ImageTable:
         if len(self.examples) < EXAMPLES or not path:
             self.examples.append((path, example))
 
-    def add(self, image, label, confidence, truth):
+    def add(self, image, label, raw_confidence, confidence):
+        """One image: the teacher's class, and its confidence before and after calibration."""
+        truth = self.truth.of(image.source, image.path)
+        self.audit.add(label, truth, raw_confidence, confidence)
         self.write([image.source, image.path, self.class_names[label], repr(confidence), "", "",
                     truth_name(truth, self.class_names)])
 
+    def write_table(self, path, kept, args):
+        """Writes images.csv, once it is known which images, Candidates, are kept."""
+        self.file.seek(0)
+        names = {candidate.name for candidate in kept}
+        write_statuses(path, csv.reader(self.file), names, args)
+
     def report(self):
+        """Says what was left out, and how many images the truth is known of."""
         if count := self.counts["unreadable"]:
             print(f"warning: {count:,} files are not readable images (images.csv names all):",
                   *(example for _, example in self.examples), sep="\n  ")
@@ -254,6 +232,7 @@ class ImageTable:
         if hidden or companions:
             print(f"{hidden:,} hidden files or folders and {companions:,} texts beside images are "
                   "passed over (images.csv names all)")
+        self.truth.report()
 
 
 def write_statuses(path, rows, kept, args):

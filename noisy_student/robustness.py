@@ -58,7 +58,7 @@ def tests(args, data):
         corrupted = Corrupted(args.corrupted, data, args.robust_images)
         found["corrupted"] = Test(corrupted.fingerprint, corrupted.measure, corrupted_columns)
     if args.adversarial:
-        rows = evenly_spaced(len(data.y_test), args.robust_images or ADVERSARIAL_IMAGES)
+        rows = figures.spaced(len(data.y_test), args.robust_images or ADVERSARIAL_IMAGES)
         x, t = data.x_test[rows], data.one_hot(data.y_test[rows])
         found["adversarial"] = Test(sha256(x, t), lambda model: attack(model, x, t),
                                     adversarial_columns)
@@ -99,29 +99,15 @@ def remembered(run, name, test):
 
 
 def columns(cells, tests):
-    """{column of the table: function of a Measured, or None where it was not tested}."""
+    """{column of the table: {cell: its mean over the seeds that were tested, in %, as text}}."""
     found = {}
     for name, test in tests.items():
-        tested = [m for cell in cells.values() for m in cell.values() if name in m.robust]
-        for column in test.columns(tested[0].robust[name]) if tested else ():
-            def value(m, name=name, test=test, column=column):
-                return test.columns(m.robust[name])[column] if name in m.robust else None
-
-            found[column] = value
+        for of_cell, cell in cells.items():
+            rows = [test.columns(m.robust[name]) for m in cell.values() if name in m.robust]
+            for column in rows[0] if rows else ():
+                share = np.mean([row[column] for row in rows])
+                found.setdefault(column, dict.fromkeys(cells, "-"))[of_cell] = f"{100 * share:.1f}"
     return found
-
-
-def mean(cell, value):
-    """The mean of a column over those seeds of a cell that were tested, in %, as text."""
-    values = [share for m in cell.values() if (share := value(m)) is not None]
-    return f"{100 * np.mean(values):.1f}" if values else "-"
-
-
-def evenly_spaced(n, limit):
-    """limit of n indices, evenly spaced; all of them where limit is None or n at most."""
-    if limit is None or limit >= n:
-        return np.arange(n)
-    return np.linspace(0, n - 1, limit).round().astype(np.int64)
 
 
 # --- corrupted images -----------------------------------------------------------------------------
@@ -171,7 +157,7 @@ class Corrupted:
             self.images[path.stem] = x
         if not self.images:
             raise UserError(f"{folder}: has no <corruption>.npy beside labels.npy")
-        self.rows = evenly_spaced(n, limit)
+        self.rows = figures.spaced(n, limit or n)
         # Some images of every file: all would take minutes.
         sampled = [x[::max(1, len(x) // 50)] for x in self.images.values()]
         names = " ".join(self.images).encode()

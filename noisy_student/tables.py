@@ -71,8 +71,7 @@ def tables(cells, known, title, answers, effects, labellings, tests):
     if columns:
         found["Robustness"] = (
             robustness.EXPLANATION, ["cell", *columns],
-            [[title(name), *(robustness.mean(cell, column) for column in columns.values())]
-             for name, cell in cells.items()])
+            [[title(name), *(means[name] for means in columns.values())] for name in cells])
     tested = {name: [m.robust["corrupted"]["errors"] for m in cell.values()
                      if "corrupted" in m.robust] for name, cell in cells.items()}
     tested = {name: errors for name, errors in tested.items() if errors}

@@ -80,6 +80,7 @@ def assert_same(one, other):
         assert (one / name).read_bytes() == (other / name).read_bytes()
     assert rows(one) == rows(other)
     assert runs.read(one).results == runs.read(other).results
+    assert runs.read(one).made_from == runs.read(other).made_from
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

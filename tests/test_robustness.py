@@ -68,7 +68,7 @@ def test_a_limit_takes_the_same_images_of_every_severity(layout, stub):
     assert corrupted.rows.tolist() == [0, 5]
     assert corrupted.measure(None)["errors"]["fog"] == [0, 0.5, 0.5, 0.5, 1]
     assert corrupted.fingerprint != robustness.Corrupted(layout, a_data_set()).fingerprint
-    assert robustness.evenly_spaced(10, 20).tolist() == list(range(10))
+    assert robustness.Corrupted(layout, a_data_set(), limit=99).rows.tolist() == list(range(6))
 
 
 @pytest.mark.parametrize("name, content, message", [
@@ -303,12 +303,10 @@ def test_a_test_is_one_line_and_its_column_is_in_the_table(tmp_path):
             cells[name][seed] = SimpleNamespace(run=a_run(folder), robust={})
     robustness.measure(cells, {"mine": test}, seeds=2)
     assert len(calls) == 4 and cells["teacher"][2].robust == {}
-    columns = robustness.columns(cells, {"mine": test})
-    assert list(columns) == ["my column"]
+    cells["nobody"] = {2: cells["student"][2]}
     # 1 and 2 of 4; 3 and 4 of 4.
-    assert robustness.mean(cells["teacher"], columns["my column"]) == "37.5"
-    assert robustness.mean(cells["student"], columns["my column"]) == "87.5"
-    assert robustness.mean({2: cells["student"][2]}, columns["my column"]) == "-"
+    assert robustness.columns(cells, {"mine": test}) == {
+        "my column": {"teacher": "37.5", "student": "87.5", "nobody": "-"}}
 
 
 def test_tests_are_what_was_asked_for(layout):
