@@ -15,6 +15,10 @@ TOGETHER = ("import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
             "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])")
 # Environment variables that say how many threads a script computes on.
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+# What TensorFlow says at every start where it uses oneDNN's kernels, whatever it is told. Here it
+# would stand above every cell, and nothing is wrong.
+GREETINGS = ("WARNING: All log messages before absl::InitializeLog() is called are written",
+             "oneDNN custom operations are on.")
 
 
 class Command(NamedTuple):
@@ -38,7 +42,8 @@ def run(command, threads=None):
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                errors="backslashreplace", env=environment)
     for line in process.stdout:
-        print(f"{title} {line}", end="", flush=True)
+        if not any(words in line for words in GREETINGS):
+            print(f"{title} {line}", end="", flush=True)
     if process.wait():
         raise UserError(f"{title} failed; mend it and give the same command again")
 

@@ -160,7 +160,8 @@ def stubs(tmp_path, monkeypatch):
             "with open(os.path.join(os.path.dirname(__file__), 'log'), 'a') as file:\n"
             "    threads = os.environ.get('TF_NUM_INTRAOP_THREADS')\n"
             "    file.write(json.dumps([*sys.argv, threads]) + '\\n')\n"
-            "print('one\\ntwo', file=sys.stderr)\n"
+            "print('one\\nI0000 port.cc] oneDNN custom operations are on. You\\ntwo',"
+            "      file=sys.stderr)\n"
             "sys.exit(7 * ('--dropout' in sys.argv))\n")
     monkeypatch.setattr(commands, "SCRIPTS", str(folder))
     return folder
