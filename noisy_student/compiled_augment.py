@@ -22,14 +22,13 @@ try:
 except ImportError:
     numba = None
 
-(LEFT_TO_PILLOW, POINTWISE, NEAREST, AUTOCONTRAST, EQUALIZE, SOLARIZE, POSTERIZE, BRIGHTNESS, COLOR,
- CONTRAST, SHARPNESS, SHEAR_X, SHEAR_Y) = range(13)
+(LEFT_TO_PILLOW, POINTWISE, NEAREST, AUTOCONTRAST, EQUALIZE, COLOR, CONTRAST, SHARPNESS, SHEAR_X,
+ SHEAR_Y) = range(10)
 # How each operation is done. NEAREST: every pixel is some pixel of the image, or grey. POINTWISE:
 # a table says what becomes of every value. A new operation of these two kinds is one entry here.
-# Solarize, posterize and brightness are pointwise too, but up to ten times as fast written out.
 KINDS = {
-    "autocontrast": AUTOCONTRAST, "equalize": EQUALIZE, "rotate": NEAREST, "solarize": SOLARIZE,
-    "color": COLOR, "posterize": POSTERIZE, "contrast": CONTRAST, "brightness": BRIGHTNESS,
+    "autocontrast": AUTOCONTRAST, "equalize": EQUALIZE, "rotate": NEAREST, "solarize": POINTWISE,
+    "color": COLOR, "posterize": POINTWISE, "contrast": CONTRAST, "brightness": POINTWISE,
     "sharpness": SHARPNESS, "shearX": SHEAR_X, "shearY": SHEAR_Y, "translateX": NEAREST,
     "translateY": NEAREST,
 }
@@ -167,7 +166,7 @@ def make_tables(reference, table):
 
     Returns: a tuple of arrays, and a list of the operations that are left to Pillow.
         kinds: int8 (K,), of KINDS.
-        strengths: float32 (K, 10, 2), the magnitude; 1 more, where ImageEnhance is given that.
+        strengths: float32 (K, 10, 2), what ImageEnhance is given: 1 more than the magnitude.
         lookups: uint8 (K, 10, 2, 3, 256), for POINTWISE what becomes of each colour's values.
         sources: uint16 (K, 10, 2, 1120), for NEAREST and shears the byte at which the source of
             each pixel begins; GREY, where that is outside.
@@ -191,10 +190,8 @@ def make_tables(reference, table):
             sources[at][:PIXELS] = sources_in(np.asarray(shown))
         elif kind in (SHEAR_X, SHEAR_Y):
             sources[at], fractions[at] = shear_tables(magnitude, kind == SHEAR_X)
-        elif kind in (BRIGHTNESS, COLOR, CONTRAST, SHARPNESS):
+        elif kind in (COLOR, CONTRAST, SHARPNESS):
             strengths[at] = 1 + magnitude
-        elif kind in (SOLARIZE, POSTERIZE):
-            strengths[at] = magnitude
     top, left, mirrored = np.indices((2 * SHIFT + 1, 2 * SHIFT + 1, 2)).reshape(3, -1)
     cut = flip_and_crop(PLACES[None].repeat(len(top), axis=0), top, left, mirrored)
     window_sources = sources_in(cut).reshape(2 * SHIFT + 1, 2 * SHIFT + 1, 2, PIXELS)
@@ -287,12 +284,6 @@ def blend(towards, value, strength):
 
 
 @compiled
-def blend_all(src, dst, towards, strength):
-    for i in range(SIZE):
-        dst[i] = blend(towards, src[i], strength)
-
-
-@compiled
 def copy(src, dst):
     """A slice assignment would first make sure that the two do not overlap."""
     for i in range(SIZE):
@@ -356,19 +347,6 @@ def equalize(src, dst):
 
 
 @compiled
-def solarize(src, dst, threshold):
-    for i in range(SIZE):
-        dst[i] = src[i] if src[i] < threshold else np.uint8(255 - src[i])
-
-
-@compiled
-def posterize(src, dst, bits):
-    mask = np.uint8(256 - (1 << (8 - bits)))
-    for i in range(SIZE):
-        dst[i] = src[i] & mask
-
-
-@compiled
 def color(src, dst, strength):
     for i in range(0, SIZE, 3):
         grey = np.float32(np.int32(to_grey(src[i], src[i + 1], src[i + 2])))
@@ -382,7 +360,8 @@ def contrast(src, dst, strength):
     for i in range(0, SIZE, 3):
         total += np.uint32(to_grey(src[i], src[i + 1], src[i + 2]))
     mean = np.float32(np.int32(np.float64(total) / PIXELS + 0.5))
-    blend_all(src, dst, mean, strength)
+    for i in range(SIZE):
+        dst[i] = blend(mean, src[i], strength)
 
 
 @compiled
@@ -465,12 +444,6 @@ def augment_batch(x, out, operations, levels, signs, windows, memory, words,
                 autocontrast(src, dst)
             elif kind == EQUALIZE:
                 equalize(src, dst)
-            elif kind == SOLARIZE:
-                solarize(src, dst, np.uint8(strength))
-            elif kind == POSTERIZE:
-                posterize(src, dst, np.int64(strength))
-            elif kind == BRIGHTNESS:
-                blend_all(src, dst, np.float32(0), strength)
             elif kind == COLOR:
                 color(src, dst, strength)
             elif kind == CONTRAST:
