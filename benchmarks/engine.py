@@ -25,7 +25,7 @@ import tempfile
 import time
 
 import numpy as np
-from measure import ROOT, show, spread, table, versions, write
+from measure import ROOT, and_end, show, spread, table, versions, write
 
 PART = 1000
 # Images/s of two cores, small photos, of results/benchmarks/labelling.md.
@@ -69,7 +69,8 @@ def label(sources, teacher, out, engine, cap):
     started, (here, there) = time.perf_counter(), multiprocessing.Pipe()
     words = [*sources, "--teacher", str(teacher), "--threshold", "0", "--per-class-cap", str(cap),
              "--out", str(out), "--engine", engine]
-    process = multiprocessing.get_context("spawn").Process(target=labelling, args=(there, words))
+    process = multiprocessing.get_context("spawn").Process(target=and_end,
+                                                           args=(labelling, there, words))
     process.start()
     there.close()
     kept, memory, received = here.recv()
@@ -94,9 +95,6 @@ def labelling(pipe, words):
     # In KiB on Linux.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     pipe.send((runs.read(args.out).results["kept"], peak, sum(received)))
-    # A child of multiprocessing waits at its end for joblib's workers, which stay idle for a
-    # minute; the command, which is nobody's child, does not.
-    os._exit(0)
 
 
 def main(argv=None):

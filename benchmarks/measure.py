@@ -44,7 +44,7 @@ def in_turns(contenders, rounds=5, seconds=0.5):
         for name, contender in contenders.items():
             show(f"preparing: {name}")
             runners[name], there = context.Pipe()
-            context.Process(target=take_turns, args=(there, *contender)).start()
+            context.Process(target=and_end, args=(take_turns, there, *contender)).start()
             there.close()
             rates[name] = []
         # The first round is only whether it works.
@@ -67,6 +67,15 @@ def in_turns(contenders, rounds=5, seconds=0.5):
             runner.close()
     show("")
     return {name: np.array(values) for name, values in rates.items()}, absent
+
+
+def and_end(function, *arguments):
+    """Calls a function in a process of its own, and ends it at once.
+
+    At its end, a child of multiprocessing would wait for joblib's workers, which idle for a minute.
+    """
+    function(*arguments)
+    os._exit(0)
 
 
 def take_turns(pipe, prepare, *arguments):
@@ -108,7 +117,8 @@ def peak_memory(prepare, *arguments):
     """The largest resident memory, in MiB, of a process that lets a contender work twice."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    context.Process(target=report_peak, args=(there, prepare, *arguments)).start()
+    context.Process(target=and_end,
+                    args=(report_peak, there, prepare, *arguments)).start()
     there.close()
     return here.recv()
 
