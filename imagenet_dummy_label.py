@@ -164,6 +164,11 @@ class Candidate:
         return -self.confidence, *self.name
 
 
+def most_confident(candidates, count):
+    """So many of them, the most confident first."""
+    return heapq.nsmallest(count, candidates, attrgetter("rank"))
+
+
 class Selection:
     """Keeps, of everything it is shown, the most confident images of each class.
 
@@ -204,7 +209,7 @@ class Selection:
         of_class.append(Candidate(source, path, pixels, soft))
         # Sorted now and then, not at every image.
         if self.cap and len(of_class) >= 2 * self.cap + BATCH:
-            self.candidates[label] = heapq.nsmallest(self.cap, of_class, attrgetter("rank"))
+            self.candidates[label] = most_confident(of_class, self.cap)
             self.bounds[label] = self.candidates[label][-1].rank
 
     def kept(self):
@@ -214,7 +219,7 @@ class Selection:
             most = round(self.keep_share * int(seen))
             if self.cap:
                 most = min(most, self.cap)
-            chosen += heapq.nsmallest(most, of_class, attrgetter("rank"))
+            chosen += most_confident(of_class, most)
         return chosen
 
 
@@ -277,14 +282,14 @@ def main(args):
     with scratch_table(run) as file:
         record = Record(file, class_names, args.threshold, truth)
         if args.engine == "ray":
-            temperature = parts.on_cluster(args, run, selection, record)
+            kept, temperature = parts.on_cluster(args, run, selection, record)
         else:
             temperature = calibrate(teacher.model, data) if args.calibrate else 1.0
             labelled = label_images(teacher.model, args.images, data, temperature, workers)
             choose_and_record(with_progress(labelled, size), selection, record)
-            record.write_table(run.path("images.csv"), selection.kept(), args)
+            kept = selection.kept()
+            record.write_table(run.path("images.csv"), kept, args)
     record.report()
-    kept = selection.kept()
     if not kept:
         raise UserError(nothing_kept(args, selection.histogram))
 

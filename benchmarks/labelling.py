@@ -54,8 +54,8 @@ def label(folder, size):
 
     def work():
         selection = Selection(0.75, None, 10)
-        for image, pixels, _, soft, _ in label_images(teacher, [folder], None):
-            selection.add(image.source, image.path, pixels, soft)
+        for seen in label_images(teacher, [folder], None):
+            selection.add(seen.image.source, seen.image.path, seen.pixels, seen.soft)
         return int(selection.histogram.sum())
     return work
 

@@ -25,8 +25,9 @@ import os
 import numpy as np
 from measure import gpu_name, in_turns, spread, table, versions, write
 
+from noisy_student.arguments import BACKENDS
+
 GPU = bool(gpu_name())
-BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 PLAIN = "plain PyTorch"
 # Depth, width, batch sizes, steps per turn.
 CASES = {

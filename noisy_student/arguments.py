@@ -29,8 +29,8 @@ def number(kind, low, high=math.inf, open_low=False):
 COUNT = number(int, 1)
 SHARE = number(float, 0, 1)
 PROBABILITY = number(float, 0, 1, open_low=True)
-# Keras knows more, which cannot train.
-BACKENDS = ("tensorflow", "jax", "torch")
+# Keras' name for each, and its own. Keras knows more, which cannot train.
+BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 
 
 class Parser(argparse.ArgumentParser):

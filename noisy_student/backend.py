@@ -8,13 +8,14 @@ import sys
 import keras
 import numpy as np
 
+from noisy_student.arguments import BACKENDS
 from noisy_student.batches import made_ahead
 from noisy_student.cuda_libraries import load_cuda_libraries
 from noisy_student.files import WRITER, UserError, first_line
 from noisy_student.nvidia_cards import nvidia_cards
 
 BACKEND = keras.backend.backend()
-NAME = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}.get(BACKEND, BACKEND)
+NAME = BACKENDS.get(BACKEND, BACKEND)
 if BACKEND == "tensorflow":
     import tensorflow as tf
 

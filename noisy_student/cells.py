@@ -17,9 +17,9 @@ from noisy_student.metrics import (
 from noisy_student.record import read_table
 from noisy_student.training import read_history
 
-# What cells are compared in spite of: their noise, how batches are mixed, and their seed.
-NOISE = ("noise", "flip_and_crop", "augment_ops", "augment_magnitude", "dropout", "p_last",
-         "labeled_share", "seed")
+# What the two cells of any question may differ in: noise, how batches are mixed, and the seed.
+MAY_DIFFER = ("noise", "flip_and_crop", "augment_ops", "augment_magnitude", "dropout",
+              "p_last", "labeled_share", "seed")
 
 
 @dataclass
@@ -143,7 +143,7 @@ def warn_if_unmatched(question, first, second, asked=None):
     differs = []
     for key, value in a.arguments.items():
         flag = f"--{key.replace('_', '-')}"
-        if key not in NOISE and flag not in asked and b.arguments[key] != value:
+        if key not in MAY_DIFFER and flag not in asked and b.arguments[key] != value:
             differs.append(f"{key} ({value} and {b.arguments[key]})")
     if a.results["steps"] != b.results["steps"]:
         differs.append(f"steps ({a.results['steps']} and {b.results['steps']})")

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import copy
 import csv
-import heapq
 import importlib
 import json
 import os
@@ -18,7 +17,6 @@ import pathlib
 import platform
 import shutil
 import time
-from operator import attrgetter
 
 import numpy as np
 
@@ -127,7 +125,7 @@ def packed(selection, bounds, record):
     """What was found in one source: {name: array}."""
     candidates = []
     for of_class, bound in zip(selection.candidates, bounds):
-        best = heapq.nsmallest(selection.cap, of_class, attrgetter("rank"))
+        best = step2().most_confident(of_class, selection.cap)
         candidates += [candidate for candidate in best if not bound or candidate.rank <= bound]
     part = {"x": np.array([candidate.pixels for candidate in candidates], dtype=np.uint8),
             "y": np.array([candidate.soft for candidate in candidates], dtype=np.float32),
@@ -169,7 +167,7 @@ def add(part, source, selection, record):
 def on_cluster(args, run, selection, record):
     """Labels every source of a pool, on as many machines as there are.
 
-    Returns: the temperature.
+    Returns: what is kept, and the temperature.
     """
     from noisy_student import engine
 
@@ -181,8 +179,9 @@ def on_cluster(args, run, selection, record):
             (temperature,) = cluster.each("noisy_student.parts:fitted_temperature", [(words, [])])
         forget_another(args, run, temperature)
         label_all(cluster, args, run, temperature, selection, record)
-        write_tables(cluster, args, run, selection.kept())
-    return temperature
+        kept = selection.kept()
+        write_tables(cluster, args, run, kept)
+    return kept, temperature
 
 
 def of_one(args, source):

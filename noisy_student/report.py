@@ -7,7 +7,9 @@ import base64
 import datetime
 import html
 import itertools
+import os
 import pathlib
+import stat
 
 from noisy_student.figures import verdict
 from noisy_student.files import whole_file
@@ -72,12 +74,26 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0;
 """
 
 
+def read_picture(path):
+    """The bytes of a PNG file; None where there is none, or a link, or a file of another kind.
+
+    A link named montage.png may lead to what nobody wants to hand around in a page.
+    """
+    try:
+        if stat.S_ISREG(os.lstat(path).st_mode):
+            content = pathlib.Path(path).read_bytes()
+            return content if content.startswith(PNG) else None
+    except OSError:
+        pass
+    return None
+
+
 def as_figures(heading, paths, kind):
     """Pictures under a heading, each a link that shows it at its full size. Returns: HTML."""
     parts = []
     for number, path in enumerate(map(pathlib.Path, paths)):
-        content = path.read_bytes() if path.is_file() else b""
-        if not content.startswith(PNG):
+        content = read_picture(path)
+        if content is None:
             continue
         alt, caption = PICTURES.get(path.stem, (path.stem.replace("_", " "), ""))
         if kind == "photo":

@@ -102,7 +102,7 @@ def test_image_table_says_what_became_of_each(tmp_path, capsys):
         for _ in range(7):
             seen.leave_out(images[3], UserError("empty file"))
         seen.write_table(tmp_path / "images.csv", [SimpleNamespace(name=("s", "a"))],
-                           arguments.labelling("", ["s", "--threshold", "0.5"]))
+                         arguments.labelling("", ["s", "--threshold", "0.5"]))
         seen.report()
     with record.open_table(tmp_path / "images.csv") as file:
         head, *rows = csv.reader(file)

@@ -114,17 +114,19 @@ def test_photos_say_which_labelling_they_are_of(write, picture):
     assert "seed0/pseudo: What the teacher kept" in text and "seed1/pseudo: What the" in text
 
 
-def test_only_regular_png_files_get_into_the_page(write, tmp_path):
+def test_only_regular_png_files_get_into_the_page(write, picture, tmp_path):
     key = tmp_path / "key"
     key.write_text("PRIVATE KEY")
+    inside = picture("elsewhere.png")
     (tmp_path / "key.png").write_bytes(key.read_bytes())
     (tmp_path / "folder.png").mkdir()
     names = ["key.png", "folder.png", "absent.png"]
     if os.name == "posix":
-        # A link to a key, and a pipe that nobody writes to.
+        # A link to a key, one to a true picture, a pipe that nobody writes to.
         (tmp_path / "montage.png").symlink_to(key)
+        (tmp_path / "link.png").symlink_to(inside)
         os.mkfifo(tmp_path / "pipe.png")
-        names += ["montage.png", "pipe.png"]
+        names += ["montage.png", "link.png", "pipe.png"]
     paths = [tmp_path / name for name in names]
     text = write(pictures=paths, photos=paths)
     assert "<img" not in text and base64.b64encode(b"PRIVATE KEY").decode() not in text
