@@ -144,12 +144,9 @@ class Rand_Augment:
             image = self.test_single_operation(image, self.transforms[o], level, sign)
         return image
 
-    def apply_batch(self, x, draw, windows=None):
-        """Applies a draw to uint8 (B, 32, 32, 3), and returns such; compiled, if numba is there.
-
-        windows: compiled_augment.draw_windows(B, rng), to mirror and shift the images first.
-        """
-        return compiled_augment.apply(self, x, *draw, windows)
+    def apply_batch(self, x, draw):
+        """Applies a draw to uint8 (B, 32, 32, 3), and returns such; compiled, if numba is there."""
+        return compiled_augment.apply(self, x, draw)
 
     def operation(self, op_name):
         """Raises: ValueError, where there is none of that name."""

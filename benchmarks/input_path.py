@@ -67,7 +67,7 @@ def fed_by_generator(folder, depth, width, batch_size, steps):
     rows = np.concatenate([data.train, len(data.x) + rng.integers(0, POOL, PSEUDO)])
 
     def batches():
-        return data_generator(x, y, batch_size, True, flip_and_crop="always",
+        return data_generator(x, y, batch_size, True, crop="always",
                               row_batches=shuffled(rows, batch_size))
 
     work = endless_fit(depth, width, data.num_classes, batches, batch_size, steps)

@@ -13,6 +13,7 @@ it is first called (some seconds) and keeps the result on disk.
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -38,8 +39,6 @@ SIDE = 32
 PIXELS = SIDE * SIDE
 ROW = SIDE * 3
 SIZE = PIXELS * 3
-# Pixels that flip_and_crop shifts an image at most, as is usual on CIFAR-10.
-SHIFT = 4
 # Pixels that a bicubic filter looks at, and pixels of an image with three columns or rows more.
 TAPS = 4
 SHEARED = (SIDE + TAPS - 1) * SIDE
@@ -55,34 +54,31 @@ PLACES = np.moveaxis([*np.mgrid[:SIDE, :SIDE], np.zeros((SIDE, SIDE))], 0, -1).a
 MADE = []
 
 
-def apply(reference, x, operations, levels, signs, windows=None):
+def apply(reference, x, draw):
     """Applies a draw to a batch.
 
     Args:
         reference: the Rand_Augment whose operations are applied.
         x: uint8 (B, 32, 32, 3), 0..255; stays as it is.
-        operations, levels, signs: int8 (B, N), of reference.draw(B).
-        windows: draw_windows(B, ...), to mirror and shift first; None leaves the images in place.
+        draw: operations, levels and signs, int8 (B, N), of reference.draw(B).
 
-    Returns: uint8 (B, 32, 32, 3): each image as flip_and_crop and then reference.apply make it.
+    Returns: uint8 (B, 32, 32, 3): each image as reference.apply makes it.
 
     Raises: ValueError, where x or the draw is of another shape or range.
     """
     table = [(name, reference.operation(name)) for name in reference.transforms]
-    windows = None if windows is None else np.array(windows, np.int64)
-    check(table, x, operations, levels, signs, windows)
+    check(table, x, *draw)
     if numba is None:
         say_once("numba is not installed: RandAugment runs on Pillow, many times slower "
                  "(pip install -r requirements.txt)")
-        return with_pillow(reference, x, operations, levels, signs, windows)
+        return with_pillow(reference, x, draw)
     tables, left = tables_of(reference, table)
-    out = run_compiled(tables, x, operations, levels, signs, windows)
+    out = run_compiled(tables, x, draw)
     if left:
         names = ", ".join(reference.transforms[o] for o in left)
         say_once(f"{names}: not compiled, done by Pillow, many times slower")
-        some = np.isin(operations, left).any(axis=1)
-        out[some] = with_pillow(reference, x[some], operations[some], levels[some], signs[some],
-                                None if windows is None else windows[:, some])
+        some = np.isin(draw[0], left).any(axis=1)
+        out[some] = with_pillow(reference, x[some], [numbers[some] for numbers in draw])
     return out
 
 
@@ -91,7 +87,7 @@ def say_once(text):
     print(text)
 
 
-def check(table, x, operations, levels, signs, windows):
+def check(table, x, operations, levels, signs):
     """Raises: ValueError. Compiled functions do not look whether a place is inside an array."""
     if x.dtype != np.uint8 or x.shape[1:] != (SIDE, SIDE, 3):
         raise ValueError(f"x must be uint8 (B, {SIDE}, {SIDE}, 3), got {x.dtype} {x.shape}")
@@ -104,52 +100,47 @@ def check(table, x, operations, levels, signs, windows):
         raise ValueError(f"no such operation or level: operations go from 0 to {len(table) - 1}, "
                          f"levels to {strongest}, signs are -1 and 1; got {np.unique(operations)}, "
                          f"{np.unique(levels)} and {np.unique(signs)}")
-    if windows is not None and not (windows.shape == (3, len(x)) and within(windows[2:], 0, 1)
-                                    and within(windows[:2], 0, 2 * SHIFT)):
-        raise ValueError(f"windows must be of draw_windows({len(x)}, ...), got {windows}")
 
 
-def with_pillow(reference, x, operations, levels, signs, windows=None):
+def with_pillow(reference, x, draw):
     """What apply() does, by the reference itself, one image after the other."""
-    x = x if windows is None else flip_and_crop(x, *windows)
     out = np.empty(x.shape, np.uint8)
-    for i, image in enumerate(x):
-        out[i] = reference.apply(Image.fromarray(image), operations[i], levels[i], signs[i])
+    for i, (image, *drawn) in enumerate(zip(x, *draw)):
+        out[i] = reference.apply(Image.fromarray(image), *drawn)
     return out
 
 
-def run_compiled(tables, x, operations, levels, signs, windows=None):
+def run_compiled(tables, x, draw):
     """What apply() does, but for operations LEFT_TO_PILLOW: these do nothing."""
     out = np.empty(x.shape, np.uint8)
-    draw = [np.ascontiguousarray(part, np.int8) for part in (operations, levels, signs)]
-    windows = np.empty((3, 0), np.int64) if windows is None else windows
+    draw = tuple([np.ascontiguousarray(numbers, np.int8) for numbers in draw])
     memory = np.empty((3, MEMORY), np.uint8)
     words = np.ndarray((3, MEMORY - 3), WORD, memory, strides=(MEMORY, 1))
-    augment_batch(np.ascontiguousarray(x).reshape(-1, SIZE), out.reshape(-1, SIZE), *draw, windows,
-                  memory, words, *tables)
+    augment_batch(np.ascontiguousarray(x).reshape(-1, SIZE), out.reshape(-1, SIZE), draw, tables,
+                  memory, words)
     return out
-
-
-def draw_windows(batch, rng):
-    """Where flip_and_crop cuts: top, left, int64 (B,) from 0 to 8; mirrored or not, bool (B,)."""
-    top, left = rng.integers(2 * SHIFT + 1, size=(2, batch))
-    return top, left, rng.random(batch) < 0.5
-
-
-def flip_and_crop(x, top, left, mirrored):
-    """Pads each image by 4 pixels of its own reflection, cuts 32x32 out, and mirrors it or not.
-
-    x: uint8 (B, 32, 32, 3), as what it returns. top, left, mirrored: of draw_windows.
-    """
-    padded = np.pad(x, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="reflect")
-    # Of each image, where in `padded` its rows and columns are, (B, 32).
-    rows = top[:, None] + np.arange(SIDE)
-    columns = left[:, None] + np.arange(SIDE)
-    columns = np.where(mirrored[:, None], columns[:, ::-1], columns)
-    return padded[np.arange(len(x))[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 # --- tables: all that does not depend on the image ------------------------------------------------
+
+
+class Tables(NamedTuple):
+    """What the compiled operations look up; for K operations, 10 levels and 2 directions (-1, 1).
+
+    kinds: int8 (K,), of KINDS.
+    strengths: float32 (K, 10, 2), what ImageEnhance is given: 1 more than the magnitude.
+    lookups: uint8 (K, 10, 2, 3, 256), for POINTWISE what becomes of each colour's values.
+    sources: uint16 (K, 10, 2, 1120), for NEAREST and shears the byte at which the source of each
+        pixel begins; GREY, where that is outside.
+    fractions: float64 (K, 10, 2, 3072), for shears the rest of the movement, 0..1, at each byte;
+        -1, where the source is outside.
+    """
+
+    kinds: object
+    strengths: object
+    lookups: object
+    sources: object
+    fractions: object
 
 
 def tables_of(reference, table):
@@ -162,18 +153,7 @@ def tables_of(reference, table):
 
 
 def make_tables(reference, table):
-    """What the compiled operations look up; of K operations, 10 levels and 2 directions (-1, 1).
-
-    Returns: a tuple of arrays, and a list of the operations that are left to Pillow.
-        kinds: int8 (K,), of KINDS.
-        strengths: float32 (K, 10, 2), what ImageEnhance is given: 1 more than the magnitude.
-        lookups: uint8 (K, 10, 2, 3, 256), for POINTWISE what becomes of each colour's values.
-        sources: uint16 (K, 10, 2, 1120), for NEAREST and shears the byte at which the source of
-            each pixel begins; GREY, where that is outside.
-        fractions: float64 (K, 10, 2, 3072), for shears the rest of the movement, 0..1, at each
-            byte; -1, where the source is outside.
-        window_sources: uint16 (9, 9, 2, 1024), the sources of each window flip_and_crop can cut.
-    """
+    """Returns: Tables, and a list of the operations that are left to Pillow."""
     shape = len(table), min(len(operation.magnitudes) for _, operation in table), 2
     kinds = np.array([KINDS.get(name, LEFT_TO_PILLOW) for name, _ in table], np.int8)
     strengths, fractions = np.zeros(shape, np.float32), np.zeros((*shape, SIZE))
@@ -192,17 +172,14 @@ def make_tables(reference, table):
             sources[at], fractions[at] = shear_tables(magnitude, kind == SHEAR_X)
         elif kind in (COLOR, CONTRAST, SHARPNESS):
             strengths[at] = 1 + magnitude
-    top, left, mirrored = np.indices((2 * SHIFT + 1, 2 * SHIFT + 1, 2)).reshape(3, -1)
-    cut = flip_and_crop(PLACES[None].repeat(len(top), axis=0), top, left, mirrored)
-    window_sources = sources_in(cut).reshape(2 * SHIFT + 1, 2 * SHIFT + 1, 2, PIXELS)
-    tables = kinds, strengths, lookups, sources, fractions, window_sources
+    tables = Tables(kinds, strengths, lookups, sources, fractions)
     # Every compiled operation is tried at every level. Where pixels differ, somebody has changed it
     # in Rand_Augment.py, or Pillow's makers have.
     every = np.indices(shape, np.int8)[:, kinds != LEFT_TO_PILLOW].reshape(3, -1, 1)
     draw = every[0], every[1], 2 * every[2] - 1
     x = np.random.default_rng(0).integers((0, 40, 80), (256, 200, 160), (every.shape[1], PIXELS, 3))
     x = x.astype(np.uint8).reshape(-1, SIDE, SIDE, 3)
-    same = run_compiled(tables, x, *draw) == with_pillow(reference, x, *draw)
+    same = run_compiled(tables, x, draw) == with_pillow(reference, x, draw)
     kinds[draw[0][~same.all(axis=(1, 2, 3))]] = LEFT_TO_PILLOW
     return tables, np.flatnonzero(kinds == LEFT_TO_PILLOW).tolist()
 
@@ -413,23 +390,19 @@ def shear(moved, dst, fractions, row, tap):
 
 
 @compiled
-def augment_batch(x, out, operations, levels, signs, windows, memory, words,
-                  kinds, strengths, lookups, sources, fractions, window_sources):
+def augment_batch(x, out, draw, tables, memory, words):
     """run_compiled(), on images as rows of bytes.
 
     Args:
-        windows: int64 (3, B), or (3, 0) for none.
         memory: uint8 (3, MEMORY): the image before and after an operation, in turns, and the one
             that a shear moves. words: the same memory, as a WORD from each byte on.
     """
+    operations, levels, signs = draw
+    kinds, strengths, lookups, sources, fractions = tables
     memory[:, SIZE:] = 128
     for i in range(len(x)):
         here, there = 0, 1
         copy(x[i], memory[here])
-        if windows.shape[1]:
-            top, left, mirrored = windows[0, i], windows[1, i], windows[2, i]
-            move(words[here], words[there], window_sources[top, left, mirrored], PIXELS)
-            here, there = there, here
         for n in range(operations.shape[1]):
             src, dst = memory[here], memory[there]
             at = operations[i, n], levels[i, n], np.int8(signs[i, n] > 0)

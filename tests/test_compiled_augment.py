@@ -34,11 +34,9 @@ def same_draw(x, op, level, sign):
     return [np.full((len(x), 1), value, np.int8) for value in (op, level, sign)]
 
 
-def check_draw(augment, x, draw, windows=None, message=""):
-    expected = compiled_augment.with_pillow(augment, x, *draw, windows)
-    out = compiled_augment.apply(augment, x, *draw, windows)
-    np.testing.assert_array_equal(out, expected, message)
-    np.testing.assert_array_equal(augment.apply_batch(x, draw, windows), expected, message)
+def check_draw(augment, x, draw, message=""):
+    out = augment.apply_batch(x, draw)
+    np.testing.assert_array_equal(out, compiled_augment.with_pillow(augment, x, draw), message)
     return out
 
 
@@ -47,7 +45,7 @@ def check_operation(x, name):
     for level in range(lesson.LEVELS):
         for sign in (-1, 1):
             draw = same_draw(x, augment.transforms.index(name), level, sign)
-            check_draw(augment, x, draw, message=f"{name} {level} {sign}")
+            check_draw(augment, x, draw, f"{name} {level} {sign}")
 
 
 def left_to_pillow(augment):
@@ -81,32 +79,14 @@ def test_all_of_them_are_compiled(photos, capsys):
 
 @compiled_only
 @pytest.mark.parametrize("numbers", [0, 1, 2, 4])
-@pytest.mark.parametrize("shifted", [False, True])
-def test_whole_pipelines_are_the_same(numbers, shifted, images):
+def test_whole_pipelines_are_the_same(numbers, images):
     x = np.concatenate([np.tile(images[kind], (8, 1, 1, 1)) for kind in KINDS])
     augment = lesson.Rand_Augment(numbers, 10, seed=numbers)
     draw = augment.draw(len(x))
-    windows = compiled_augment.draw_windows(len(x), np.random.default_rng(1)) if shifted else None
     before = x.copy()
-    out = check_draw(augment, x, draw, windows)
+    out = check_draw(augment, x, draw)
     np.testing.assert_array_equal(x, before)
     assert numbers == 0 or (out != x).any(axis=(1, 2, 3)).mean() > 0.8
-
-
-def test_flip_and_crop():
-    """Every window and its mirror image occurs, and nothing else."""
-    x = np.broadcast_to(np.arange(32 * 32).reshape(32, 32, 1) % 251, (400, 32, 32, 3))
-    x = x.astype(np.uint8)
-    nothing = np.empty((3, 400, 0), np.int8)
-    windows = compiled_augment.draw_windows(400, np.random.default_rng(0))
-    out = compiled_augment.apply(lesson.Rand_Augment(), x, *nothing, windows)
-    padded = np.pad(x[0], ((4, 4), (4, 4), (0, 0)), mode="reflect")
-    for image, top, left, mirrored in zip(out, *windows):
-        window = padded[top:top + 32, left:left + 32]
-        np.testing.assert_array_equal(image, window[:, ::-1] if mirrored else window)
-    np.testing.assert_array_equal(out, compiled_augment.flip_and_crop(x, *windows))
-    assert set(windows[0]) == set(windows[1]) == set(range(9))
-    assert 140 < windows[2].sum() < 260
 
 
 def test_batches_in_any_memory_order(photos):
@@ -115,23 +95,21 @@ def test_batches_in_any_memory_order(photos):
     every_second, upright = photos[::2], np.asfortranarray(photos[:20])
     assert not every_second.flags.c_contiguous and not upright.flags.c_contiguous
     for x in (every_second, upright):
-        np.testing.assert_array_equal(compiled_augment.apply(augment, x, *draw),
-                                      compiled_augment.apply(augment, x.copy("C"), *draw))
+        np.testing.assert_array_equal(augment.apply_batch(x, draw),
+                                      augment.apply_batch(x.copy("C"), draw))
     nothing = lesson.Rand_Augment(2).draw(0)
-    assert compiled_augment.apply(augment, photos[:0], *nothing).shape == (0, 32, 32, 3)
+    assert augment.apply_batch(photos[:0], nothing).shape == (0, 32, 32, 3)
 
 
 def test_without_numba_pillow_does_it_and_says_so_once(photos, monkeypatch, capsys):
     augment = lesson.Rand_Augment(2, 10, seed=0)
     draw = augment.draw(len(photos))
-    windows = compiled_augment.draw_windows(len(photos), np.random.default_rng(1))
-    expected = compiled_augment.apply(augment, photos, *draw, windows)
+    expected = augment.apply_batch(photos, draw)
     compiled_augment.say_once.cache_clear()
     capsys.readouterr()
     monkeypatch.setattr(compiled_augment, "numba", None)
     for _ in range(2):
-        out = compiled_augment.apply(augment, photos, *draw, windows)
-        np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(augment.apply_batch(photos, draw), expected)
     assert capsys.readouterr().out.count("numba is not installed") == 1
 
 
@@ -189,11 +167,9 @@ def test_an_operation_is_added_with_one_line(photos, monkeypatch, capsys):
     augment = lesson.Rand_Augment(2, 10, seed=0)
     assert len(augment.transforms) == 14
     draw = augment.draw(len(photos))
-    windows = compiled_augment.draw_windows(len(photos), np.random.default_rng(1))
     drawn = (draw[0] == 13).any(axis=1)
     assert 0 < drawn.sum() < len(photos)
-    for places in (windows, None):
-        check_draw(augment, photos, draw, places)
+    check_draw(augment, photos, draw)
     blurred = augment.apply_batch(photos, same_draw(photos, 13, 9, 1))
     np.testing.assert_array_equal(blurred[0], np.asarray(blur(Image.fromarray(photos[0]), 3)))
     if compiled_augment.numba:
@@ -265,16 +241,16 @@ def test_what_does_not_fit_is_refused(photos):
     augment = lesson.Rand_Augment(2, 10, seed=0)
     draw = augment.draw(len(photos))
     with pytest.raises(ValueError, match="float32"):
-        compiled_augment.apply(augment, photos.astype(np.float32), *draw)
+        augment.apply_batch(photos.astype(np.float32), draw)
     with pytest.raises(ValueError, match="16, 16"):
-        compiled_augment.apply(augment, photos[:, :16, :16], *draw)
+        augment.apply_batch(photos[:, :16, :16], draw)
     with pytest.raises(ValueError, match="7 images, the draw is for 40"):
-        compiled_augment.apply(augment, photos[:7], *draw)
+        augment.apply_batch(photos[:7], draw)
     operations, levels, signs = draw
     for uneven in ((operations, levels[:, :1], signs), (operations, levels, signs[:7]),
                    (operations[:, 0], levels[:, 0], signs[:, 0])):
         with pytest.raises(ValueError, match="the draw is for 40"):
-            compiled_augment.apply(augment, photos, *uneven)
+            augment.apply_batch(photos, uneven)
 
 
 @pytest.mark.parametrize("without_numba", [False, True])
@@ -284,18 +260,4 @@ def test_a_draw_of_something_else_is_refused(op, level, sign, without_numba, pho
     if without_numba:
         monkeypatch.setattr(compiled_augment, "numba", None)
     with pytest.raises(ValueError, match="no such operation or level"):
-        compiled_augment.apply(lesson.Rand_Augment(), photos, *same_draw(photos, op, level, sign))
-
-
-@pytest.mark.parametrize("place, value", [(0, 9), (0, -1), (1, 9), (1, -1), (2, 2), (2, -1)])
-def test_a_window_that_is_not_there_is_refused(place, value, photos):
-    augment = lesson.Rand_Augment(2, 10, seed=0)
-    draw = augment.draw(len(photos))
-    windows = [part.astype(int) for part in
-               compiled_augment.draw_windows(len(photos), np.random.default_rng(1))]
-    windows[place][17] = value
-    with pytest.raises(ValueError, match="windows must be"):
-        compiled_augment.apply(augment, photos, *draw, windows)
-    with pytest.raises(ValueError, match="windows must be"):
-        short = compiled_augment.draw_windows(7, np.random.default_rng(1))
-        compiled_augment.apply(augment, photos, *draw, short)
+        lesson.Rand_Augment().apply_batch(photos, same_draw(photos, op, level, sign))

@@ -41,30 +41,6 @@ def test_no_two_levels_are_the_same(name, photos):
     assert len(results) == lesson.LEVELS and image.tobytes() not in results
 
 
-def test_ranges():
-    magnitudes = {name: operation.magnitudes for name, operation in lesson.OPERATIONS.items()}
-    assert magnitudes["posterize"] == (7, 7, 6, 6, 6, 5, 5, 4, 4, 4)
-    assert all(type(bits) is int for bits in magnitudes["posterize"])
-    assert magnitudes["solarize"] == (230, 205, 179, 154, 128, 102, 77, 51, 26, 0)
-    assert magnitudes["rotate"] == pytest.approx(np.arange(3, 31, 3))
-    for name in ("translateX", "translateY"):
-        assert np.multiply(magnitudes[name], 32) == pytest.approx(np.arange(1, 11))
-    strongest = {"color": 0.9, "contrast": 0.5, "brightness": 0.3, "sharpness": 0.9, "shearX": 0.3,
-                 "shearY": 0.3}
-    for name, m in strongest.items():
-        assert magnitudes[name] == pytest.approx(m * np.arange(1, 11) / 10)
-
-
-def test_names_and_directions():
-    """The order is what a draw's numbers mean."""
-    two_ways = {name: operation.two_ways for name, operation in lesson.OPERATIONS.items()}
-    assert list(two_ways) == [
-        "autocontrast", "equalize", "rotate", "solarize", "color", "posterize", "contrast",
-        "brightness", "sharpness", "shearX", "shearY", "translateX", "translateY"]
-    one_way = {"autocontrast", "equalize", "solarize", "posterize"}
-    assert {name for name, two in two_ways.items() if not two} == one_way
-
-
 def test_equalize_and_strongest_solarize(photos):
     image = Image.fromarray(photos[0])
     assert applied(image, "equalize") == ImageOps.equalize(image) != image
