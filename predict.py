@@ -28,17 +28,22 @@ MOST = 3
 def main(args):
     backend.prepare(0)
     run = runs.trained(args.model, "python data_generator.py, or cifar10_resnet50.py")
-    images = []
+    images, reasons = [], {}
     for path in args.images:
         try:
             images.append(read_image(path))
         except UserError as error:
-            raise UserError(f"{path}: {error}") from error
-    class_names = run.results["class_names"]
-    for path, probabilities in zip(args.images, predict(run.model(), np.stack(images))):
-        best = np.argsort(-probabilities)[:MOST]
-        said = ", ".join(f"{class_names[c]} {100 * probabilities[c]:.1f} %" for c in best)
-        print(f"{path}: {said}")
+            reasons[path] = f"left out: {error}"
+    answers = iter(predict(run.model(), np.stack(images)) if images else ())
+    for path in args.images:
+        print(f"{path}: {reasons.get(path) or in_words(next(answers), run.results['class_names'])}")
+    # A file that cannot be read costs its own answer alone, but the exit status tells of it.
+    return int(bool(reasons))
+
+
+def in_words(probabilities, class_names):
+    best = np.argsort(-probabilities)[:MOST]
+    return ", ".join(f"{class_names[c]} {100 * probabilities[c]:.1f} %" for c in best)
 
 
 if __name__ == "__main__":

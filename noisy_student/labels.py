@@ -17,6 +17,8 @@ from noisy_student.training import duration
 
 # Of the histogram of confidences, which replaces the list of all confidences.
 BINS = 1000
+# How far from 1 the sum of a network's probabilities may be: further than half precision rounds.
+FAR_FROM_ONE = 0.01
 
 
 # --- the teacher ----------------------------------------------------------------------------------
@@ -33,6 +35,37 @@ class Teacher:
     data: object = None
 
 
+class Network:
+    """A Keras network whose answers are checked by what they mean, before anything is learnt."""
+
+    def __init__(self, model, path):
+        self.model, self.path = model, path
+
+    def predict_on_batch(self, x):
+        """uint8 (N, 32, 32, 3) -> probabilities, float32 (N, C), whatever the network computes in.
+
+        Raises: UserError, where they are no distributions.
+        """
+        answers = self.model.predict_on_batch(x)
+        y = np.asarray(answers, np.float32)
+        if wrong := no_distributions(y):
+            raise UserError(f"{self.path}: its answers {wrong}. A teacher answers with "
+                            "probabilities: end it in a softmax, and see to it that its weights "
+                            "are numbers")
+        return y if answers.dtype == np.float32 else y / y.sum(axis=1, keepdims=True)
+
+
+def no_distributions(y):
+    """What is wrong with labels or answers, float (N, C), in words; None, where nothing is."""
+    if not np.isfinite(y).all():
+        return f"are not numbers for {(~np.isfinite(y).all(axis=1)).sum():,} of {len(y):,} images"
+    sums = y.sum(axis=1)
+    if (y < 0).any() or (abs(sums - 1) > FAR_FROM_ONE).any():
+        return (f"go from {y.min():.2f} to {y.max():.2f}, and those of an image add up to "
+                f"{sums.min():.2f} to {sums.max():.2f}, not to 1")
+    return None
+
+
 def load_teacher(args):
     """The teacher, and the data it was trained on.
 
@@ -46,7 +79,8 @@ def load_teacher(args):
     run = runs.trained(args.teacher, "python cifar10_resnet50.py")
     made_from = {**run.made_from, "teacher_sha256": run.sha256["model.keras"]}
     taught_by = {"arguments": run.arguments, "taught_by": run.taught_by}
-    teacher = Teacher(run.model(), run.results["class_names"], made_from, taught_by)
+    network = Network(run.model(), args.teacher)
+    teacher = Teacher(network, run.results["class_names"], made_from, taught_by)
     teacher.data = load_data_of(run, args.data)
     if args.calibrate and len(teacher.data.val) == 0:
         raise UserError(f"--calibrate: {args.teacher} was validated on the test images, "
@@ -87,7 +121,8 @@ def load_own_network(args):
     data = load_data(args.data, validation="test") if args.data else None
     if data is None:
         print("copies of test images are not looked for: --data tells which these are")
-    return Teacher(model, args.classes, {"teacher_sha256": sha256(args.teacher)}, None, data)
+    made_from = {"teacher_sha256": sha256(args.teacher)}
+    return Teacher(Network(model, args.teacher), args.classes, made_from, None, data)
 
 
 # --- images that are tested on --------------------------------------------------------------------
@@ -242,11 +277,13 @@ def load_pseudo(folder, data):
     kept = len(x) if x.ndim else 0
     types = (x.dtype, y.dtype, index.dtype) == (np.uint8, np.float32, np.int64)
     shapes = (x.shape, y.shape) == ((kept, *data.x.shape[1:]), (kept, data.num_classes))
-    if (not types or not shapes or index.ndim != 1 or not np.isfinite(y).all()
-            or not ((0 <= index) & (index < kept)).all()):
+    inside = ((0 <= index) & (index < kept)).all()
+    if not types or not shapes or index.ndim != 1 or not inside:
         raise UserError(f"{folder}: images {x.dtype} {x.shape}, labels {y.dtype} {y.shape} and "
                         f"index {index.dtype} {index.shape} do not fit together. "
                         "Delete it and label again")
+    if wrong := no_distributions(y):
+        raise UserError(f"{folder}: its labels {wrong}. Delete it and label again")
     digest = sha256(*(run.sha256[f"{name}.npy"].encode() for name in ("x", "y", "index")))
     taught_by = {"labelling": run.arguments, "teacher": run.taught_by}
     return PseudoLabels(x, y, index, digest, taught_by)

@@ -1,5 +1,6 @@
 """The pictures say what was measured, whatever it was, and are whole files."""
 
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 import matplotlib
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from noisy_student import figures
@@ -371,3 +373,11 @@ def test_step_2_has_no_picture_of_mistakes_where_no_truth_is_known(tmp_path, cap
     pictures = figures.draw_labels(tmp_path, *kept, np.ones(1000, int), 0.75)
     assert [path.name for path in pictures] == ["montage.png", "confidence.png"]
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense"])
+def test_no_choice_of_a_notebook_keeps_keras_from_starting(backend):
+    code = "import noisy_student, matplotlib; print(matplotlib.rcParams['backend'])"
+    result = subprocess.run([sys.executable, "-c", code], env={**os.environ, "MPLBACKEND": backend},
+                            cwd=ROOT, capture_output=True, text=True)
+    assert (result.stdout, result.stderr) == ("agg\n", "")

@@ -88,6 +88,15 @@ def test_arrays_that_do_not_fit_together_are_refused_in_one_line(name, change, f
     assert one_line(error)
 
 
+@pytest.mark.parametrize("change, text", [
+    (lambda y: y * np.float32(2), "add up to 2.00 to 2.00, not to 1"),
+    (lambda y: y - np.float32(0.5), "go from -0.4. to"),
+    (lambda y: y * np.float32(np.nan), "are not numbers for 100 of 100 images")])
+def test_labels_that_are_no_distributions_are_refused(change, text, forged):
+    with pytest.raises(UserError, match=f"its labels .*{text}.* Delete it and label again"):
+        forged("y", change)
+
+
 def test_damaged_arrays_are_refused_in_one_line(pseudo, toy, forged, tmp_path):
     shutil.copytree(pseudo, tmp_path / "p")
     np.save(tmp_path / "p" / "y.npy", np.load(pseudo / "y.npy")[::-1])
@@ -138,6 +147,37 @@ def test_own_network_teaches_from_end_to_end(own_network, toy, tmp_path, monkeyp
     other = dataclasses.replace(seen["data"], class_names=[*"abcdefghij"])
     with pytest.raises(UserError, match=r"its classes are \['arrow', .* those of .* are \['a', "):
         labels.load_pseudo(tmp_path / "pseudo", other)
+
+
+@pytest.fixture
+def a_network(tmp_path):
+    """Saves a network of ten classes that ends in `activation`: its path."""
+    def save(activation, dtype="float32", bias=0.0):
+        last = keras.layers.Dense(10, activation, kernel_initializer="random_normal", dtype=dtype,
+                                  bias_initializer=keras.initializers.Constant(bias))
+        keras.Sequential([keras.layers.Input((32, 32, 3)), keras.layers.AveragePooling2D(16),
+                          keras.layers.Flatten(), last]).save(tmp_path / "own.keras")
+        return tmp_path / "own.keras"
+    return save
+
+
+@pytest.mark.parametrize("activation, bias, text", [
+    ("linear", 0.0, "add up to .*, not to 1"), ("sigmoid", 1.0, "add up to .*, not to 1"),
+    ("softmax", np.nan, "are not numbers for 256 of 256 images")])
+def test_network_that_does_not_answer_with_probabilities_labels_nothing(
+        activation, bias, text, a_network, toy, tmp_path):
+    path = a_network(activation, bias=bias)
+    with pytest.raises(UserError, match=f"^{path}: its answers .*{text}.*: end it in a softmax"):
+        label(toy / "unlabeled", "--teacher", path, "--classes", *"abcdefghij", "--out",
+              tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_network_in_half_precision_teaches_in_float32(dtype, a_network, toy, tmp_path):
+    label(toy / "unlabeled", "--teacher", a_network("softmax", dtype), "--classes", *"abcdefghij",
+          "--threshold", 0, "--out", tmp_path / "out")
+    y = np.load(tmp_path / "out" / "y.npy")
+    assert y.dtype == np.float32 and abs(y.sum(axis=1) - 1).max() < 1e-6
 
 
 @pytest.mark.parametrize("words, text", [
