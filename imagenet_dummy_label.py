@@ -25,9 +25,6 @@ if __name__ == "__main__":
 
 import heapq
 import itertools
-from dataclasses import dataclass
-from operator import attrgetter
-from typing import NamedTuple
 
 import numpy as np
 
@@ -36,7 +33,7 @@ import stochastic_resblock  # noqa: F401
 from noisy_student import backend, parts, pool, runs
 from noisy_student.batches import in_batches, made_ahead
 from noisy_student.files import UserError, run_script
-from noisy_student.images import FEW_BYTES
+from noisy_student.images import FEW_BYTES, decode_all
 from noisy_student.labels import (
     BINS,
     load_teacher,
@@ -52,19 +49,6 @@ from noisy_student.training import BATCH, predict
 # --- the teacher looks at every image once --------------------------------------------------------
 
 
-class Labelled(NamedTuple):
-    """What the teacher says of one image; or the reason why it was not shown to it."""
-
-    # Where it comes from: its source and its path.
-    image: pool.Found
-    # uint8 (32, 32, 3).
-    pixels: np.ndarray = None
-    # (C,): what the teacher says, and the same at the temperature.
-    raw: np.ndarray = None
-    soft: np.ndarray = None
-    reason: UserError = None
-
-
 def label_images(teacher, sources, data, temperature=1.0, workers=None):
     """Decodes every image and lets the teacher look at it, without noise, a batch at a time.
 
@@ -75,51 +59,49 @@ def label_images(teacher, sources, data, temperature=1.0, workers=None):
         sources: folders, archives, or the word "rest": what `data` left without a label.
         data: a Dataset, whose validation and test images are left out; or None.
 
-    Yields: Labelled.
+    Yields: Pictures, with what the teacher says, or the reason why they were not shown to it.
     """
-    found = itertools.chain.from_iterable(pool.find_images(source, data) for source in sources)
-    batches = in_batches(pool.decoded(found, workers), BATCH)
+    pictures = itertools.chain.from_iterable(pool.find_images(source, data) for source in sources)
+    batches = in_batches(decode_all(pictures, workers), BATCH)
     if data is not None:
         batches = without_copies(batches, data)
-    for batch, raw in made_ahead(look_at(teacher, made_ahead(batches))):
-        soft = with_temperature(raw, temperature) if temperature != 1 else raw
-        # Of raw and soft, which have no row for what cannot be looked at.
-        row = 0
-        for image, pixels in batch:
-            if isinstance(pixels, UserError):
-                yield Labelled(image, reason=pixels)
-            else:
-                yield Labelled(image, pixels, raw[row], soft[row])
-                row += 1
+    for batch in made_ahead(look_at(teacher, made_ahead(batches), temperature)):
+        yield from batch
 
 
-def choose_and_record(labelled, selection, record):
-    """Chooses from a pool, or from a part of one, and takes down what the teacher said.
-
-    Args:
-        labelled: of label_images. selection: a Selection. record: which only looks on.
-    """
-    for image, pixels, raw, soft, reason in labelled:
-        if reason:
-            record.leave_out(image, reason)
-        else:
-            label, confidence = selection.add(image.source, image.path, pixels, soft)
-            record.add(image, label, raw.max(), confidence)
-
-
-def look_at(teacher, batches):
-    """Yields: (batch, what the teacher says of its R readable images, float32 (R, C)).
+def look_at(teacher, batches, temperature):
+    """Fills in what the teacher says of the pictures that can be looked at.
 
     The teacher is always shown BATCH images, some of them repeated if need be: what it says of one
     then does not depend on how many are shown with it, and no backend compiles for another size.
+
+    Args:
+        batches: lists of Pictures.
+
+    Yields: the same lists.
     """
     for batch in batches:
-        readable = [pixels for _, pixels in batch if not isinstance(pixels, UserError)]
-        raw = np.empty((0, 1), dtype=np.float32)
+        readable = [picture for picture in batch if not picture.reason]
         if readable:
-            shown = np.resize(readable, (BATCH, *readable[0].shape))
-            raw = teacher.predict_on_batch(shown)[:len(readable)]
-        yield batch, raw
+            pixels = [picture.pixels for picture in readable]
+            raw = teacher.predict_on_batch(np.resize(pixels, (BATCH, *pixels[0].shape)))
+            raw = raw[:len(readable)]
+            soft = with_temperature(raw, temperature) if temperature != 1 else raw
+            for picture, row, raw_confidence in zip(readable, soft, raw.max(axis=1)):
+                picture.judge(row, raw_confidence)
+        yield batch
+
+
+def choose_and_record(pictures, selection, record):
+    """Chooses from a pool, or from a part of one, and takes down what the teacher said.
+
+    Args:
+        pictures: of label_images. selection: a Selection. record: which only looks on.
+    """
+    for picture in pictures:
+        if not picture.reason:
+            selection.add(picture)
+        record.add(picture)
 
 
 def calibrate(teacher, data):
@@ -141,32 +123,14 @@ def calibrate(teacher, data):
 # --- the most confident of each class -------------------------------------------------------------
 
 
-@dataclass
-class Candidate:
-    """One image above the threshold, uint8 (32, 32, 3), and its soft label, (C,)."""
-
-    source: str
-    path: str
-    pixels: np.ndarray
-    soft: np.ndarray
-
-    @property
-    def name(self):
-        return self.source, self.path
-
-    @property
-    def confidence(self):
-        return float(self.soft.max())
-
-    @property
-    def rank(self):
-        """The order of choice: most confident first, and equals without the order of a listing."""
-        return -self.confidence, *self.name
+def rank(picture):
+    """The order of choice: most confident first, and equals by name, not in an order of listing."""
+    return -picture.confidence, *picture.name
 
 
-def most_confident(candidates, count):
-    """So many of them, the most confident first."""
-    return heapq.nsmallest(count, candidates, attrgetter("rank"))
+def most_confident(pictures, count):
+    """At most `count` of them, the most confident first."""
+    return heapq.nsmallest(count, pictures, rank)
 
 
 class Selection:
@@ -190,30 +154,24 @@ class Selection:
         # machines.
         self.bounds = [None] * num_classes
 
-    def add(self, source, path, pixels, soft):
-        """Shows one image, uint8 (32, 32, 3), and its soft label, (C,).
+    def add(self, picture):
+        """Shows one labelled picture."""
+        self.seen[picture.label] += 1
+        self.histogram[min(int(picture.confidence * BINS), BINS - 1)] += 1
+        if picture.confidence > self.threshold:
+            self.take(picture)
 
-        Returns: its class and its confidence.
-        """
-        label, confidence = int(soft.argmax()), float(soft.max())
-        self.seen[label] += 1
-        self.histogram[min(int(confidence * BINS), BINS - 1)] += 1
-        if confidence > self.threshold:
-            self.take(source, path, pixels, soft)
-        return label, confidence
-
-    def take(self, source, path, pixels, soft):
-        """Takes one image above the threshold as a candidate."""
-        label = int(soft.argmax())
-        of_class = self.candidates[label]
-        of_class.append(Candidate(source, path, pixels, soft))
+    def take(self, picture):
+        """Takes one picture above the threshold as a candidate."""
+        of_class = self.candidates[picture.label]
+        of_class.append(picture)
         # Sorted now and then, not at every image.
         if self.cap and len(of_class) >= 2 * self.cap + BATCH:
-            self.candidates[label] = most_confident(of_class, self.cap)
-            self.bounds[label] = self.candidates[label][-1].rank
+            self.candidates[picture.label] = most_confident(of_class, self.cap)
+            self.bounds[picture.label] = rank(self.candidates[picture.label][-1])
 
     def kept(self):
-        """The chosen images, class after class, the most confident first: a list of Candidate."""
+        """The chosen images, class after class, the most confident first: Pictures."""
         chosen = []
         for of_class, seen in zip(self.candidates, self.seen):
             most = round(self.keep_share * int(seen))
@@ -294,7 +252,7 @@ def main(args):
         raise UserError(nothing_kept(args, selection.histogram))
 
     # The same number of every class
-    y = np.stack([candidate.soft for candidate in kept])
+    y = np.stack([picture.soft for picture in kept])
     hard = y.argmax(axis=1)
     index = np.arange(len(hard)) if args.no_balance else balance(hard, args.max_repeats)
     if args.hard:

@@ -54,8 +54,8 @@ def label(folder, size):
 
     def work():
         selection = Selection(0.75, None, 10)
-        for seen in label_images(teacher, [folder], None):
-            selection.add(seen.image.source, seen.image.path, seen.pixels, seen.soft)
+        for picture in label_images(teacher, [folder], None):
+            selection.add(picture)
         return int(selection.histogram.sum())
     return work
 
@@ -73,9 +73,9 @@ def predict(folder, size):
 
 
 def decode(folder, size):
-    from noisy_student import pool
+    from noisy_student import images, pool
 
-    return lambda: sum(1 for _ in pool.decoded(pool.find_images(folder)))
+    return lambda: sum(1 for _ in images.decode_all(pool.find_images(folder)))
 
 
 def articles_loop(folder, size):

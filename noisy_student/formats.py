@@ -33,7 +33,7 @@ ARRAY_PAIRS = (("data", "labels"), ("images", "labels"), ("x", "y"), ("X", "y"))
 class Part(NamedTuple):
     """The images to train on, to validate on, or to test with."""
 
-    # Paths, bytes or uint8 (32, 32, 3) arrays, as images.read_or_reason takes them.
+    # Paths, bytes or uint8 (32, 32, 3) arrays, as the content of an images.Picture.
     files: Iterable
     # int (N,): places in the list of class names.
     labels: np.ndarray
@@ -189,7 +189,7 @@ def is_parquet(path):
 
 
 def parquet_images(path):
-    """The encoded images of a Parquet file, as bytes; or UserErrors that say why there are none.
+    """The encoded images of a Parquet file, as bytes; None, where there are none.
 
     They are the first column that holds bytes, by itself or as `bytes` beside a path.
     """
@@ -207,8 +207,7 @@ def parquet_images(path):
                         f"{', '.join(file.schema_arrow.names)}")
     for batch in file.iter_batches(64, columns=[field.name]):
         for value in batch.column(0).to_pylist():
-            value = value["bytes"] if isinstance(value, dict) else value
-            yield UserError("no bytes") if value is None else value
+            yield value["bytes"] if isinstance(value, dict) else value
 
 
 def read_parquet(path):

@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from collections import deque
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 
 import numpy as np
@@ -84,15 +85,46 @@ def what_it_is(file):
     return "not an image"
 
 
-class LeftOut(UserError):
-    """A file that is no image to learn from, and nobody's mistake: LeftOut(status, reason)."""
+@dataclass(slots=True)
+class Picture:
+    """One image on its way from a file to a label: every step fills in what it finds out.
+
+    source, path    the source as named on the command line, and the path within it, with /
+                    between folders
+    content         a path, bytes, or a uint8 (32, 32, 3) array; None once it is decoded
+    size            its share of the work, in bytes
+    pixels          uint8 (32, 32, 3)
+    soft            float32 (C,): what the teacher says, at the temperature
+    label           the most probable class
+    confidence      its probability, and raw_confidence that without the temperature
+    status, reason  of a picture that is left out: what images.csv calls that, and why
+    """
+
+    source: str
+    path: str
+    content: object = None
+    size: int = 0
+    pixels: np.ndarray = None
+    soft: np.ndarray = None
+    label: int = None
+    confidence: float = None
+    raw_confidence: float = None
+    status: str = ""
+    reason: str = ""
 
     @property
-    def status(self):
-        return self.args[0]
+    def name(self):
+        return self.source, self.path
 
-    def __str__(self):
-        return self.args[1]
+    def judge(self, soft, raw_confidence):
+        """Takes down what a teacher says: float32 (C,), and its confidence before calibration."""
+        self.soft, self.label, self.confidence = soft, int(soft.argmax()), float(soft.max())
+        self.raw_confidence = float(raw_confidence)
+
+    def leave_out(self, reason, status="unreadable"):
+        """Says why the picture is no image to learn from. Returns: the picture."""
+        self.content, self.pixels, self.status, self.reason = None, None, status, reason
+        return self
 
 
 def read_image(file):
@@ -185,34 +217,36 @@ def to_rgb(image):
     return image.convert("RGB")
 
 
-def read_or_reason(file):
-    """The pixels of a path, of bytes or of an array; or the UserError that says why there are none.
+def pixels_or_reason(content):
+    """Decodes the content of a Picture.
 
-    What a worker sends back. A UserError that is given instead of a file comes back as it is.
+    Returns: uint8 (32, 32, 3) and "", or None and the reason why there are no pixels.
     """
-    if isinstance(file, (UserError, np.ndarray)):
-        return file
-    if isinstance(file, bytes):
-        if not file:
-            return UserError("empty file")
-        file = io.BytesIO(file)
+    if isinstance(content, np.ndarray):
+        return content, ""
+    if content is None:
+        return None, "no bytes"
+    if isinstance(content, bytes):
+        if not content:
+            return None, "empty file"
+        content = io.BytesIO(content)
     try:
-        return read_image(file)
+        return read_image(content), ""
     except UserError as error:
-        return error
+        return None, str(error)
 
 
 def read_chunk(chunk):
     """What a worker does. Chunks travel pickled: loky's own pickling looks at every single item."""
-    return pickle.dumps([read_or_reason(file) for file in pickle.loads(chunk)])
+    return pickle.dumps([pixels_or_reason(content) for content in pickle.loads(chunk)])
 
 
-def chunks(files):
-    """Lists of up to CHUNK files, and of no more bytes than a worker should be sent at once."""
+def chunks(pictures):
+    """Lists of at most CHUNK pictures, and of no more bytes than a worker is sent at once."""
     chunk, size = [], 0
-    for file in files:
-        chunk.append(file)
-        size += len(file) if isinstance(file, bytes) else 0
+    for picture in pictures:
+        chunk.append(picture)
+        size += len(picture.content) if isinstance(picture.content, bytes) else 0
         if len(chunk) == CHUNK or size > CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
@@ -220,33 +254,54 @@ def chunks(files):
         yield chunk
 
 
-def decode_all(files, workers=None):
-    """Decodes files (see read_or_reason) in order, later ones while the first are used.
+def decode_all(pictures, workers=None):
+    """Decodes Pictures in order, later ones while the first are used.
 
     Args:
-        files: an iterable; it is drawn from as fast as the images are taken.
+        pictures: an iterable; it is drawn from as fast as the images are taken.
         workers: processes that decode; 1: this process does; default, one per core. They begin
             afresh: a fork would copy TensorFlow's or JAX's threads in whatever state they are.
 
-    Yields: pixels or UserErrors, one per file.
+    Yields: the Pictures, with pixels or with the reason why there are none.
     """
     workers = workers or loky.cpu_count()
     if workers == 1:
-        yield from map(read_or_reason, files)
+        for picture in pictures:
+            yield decoded(picture, *pixels_or_reason(picture.content))
         return
     pool = loky.get_reusable_executor(workers, timeout=IDLE, initializer=live_and_die_with_parent,
                                       initargs=(os.getpid(),))
     waiting, sizes = deque(), deque()
-    for chunk in map(pickle.dumps, chunks(files)):
+    for chunk in chunks(pictures):
+        contents = pickle.dumps([picture.content for picture in chunk])
+        full = WAITING_BYTES - len(contents)
         # Those on their way are waited for before they and this one are too many.
-        while waiting and (len(waiting) > 3 * workers or sum(sizes) + len(chunk) > WAITING_BYTES):
+        while waiting and (len(waiting) > 3 * workers or sum(sizes) > full):
             sizes.popleft()
-            yield from pickle.loads(waiting.popleft().result())
+            yield from results(*waiting.popleft())
+        for picture in chunk:
+            # Only what tells one picture from another is kept while a worker decodes it.
+            picture.content = None
         with no_interrupts():
-            waiting.append(pool.submit(read_chunk, chunk))
-        sizes.append(len(chunk))
-    for images in waiting:
-        yield from pickle.loads(images.result())
+            waiting.append((chunk, pool.submit(read_chunk, contents)))
+        sizes.append(len(contents))
+    for chunk, future in waiting:
+        yield from results(chunk, future)
+
+
+def results(chunk, future):
+    """Yields: the Pictures of a chunk, once a worker has decoded them."""
+    for picture, (pixels, reason) in zip(chunk, pickle.loads(future.result())):
+        yield decoded(picture, pixels, reason)
+
+
+def decoded(picture, pixels, reason):
+    """Fills in what came of decoding, unless the picture was left out before."""
+    if not picture.reason:
+        picture.content, picture.pixels = None, pixels
+        if reason:
+            picture.leave_out(reason)
+    return picture
 
 
 @contextlib.contextmanager
@@ -280,27 +335,27 @@ def live_and_die_with_parent(parent):
 
 
 def read_images(files, count=None):
-    """Decodes many files (see read_or_reason), on all cores where there are many bytes.
+    """Decodes many files, on all cores where there are many bytes.
 
     Args:
-        files: a list, or an iterable of `count` of them.
+        files: a list, or an iterable of `count` of them: what the content of a Picture may be.
 
     Returns: uint8 (N, 32, 32, 3) of those that can be read, in the order given, and {place in that
-        order: UserError} of those that cannot.
+        order: the reason} of those that cannot.
     """
     count = len(files) if count is None else count
     images, unreadable = np.empty((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8), {}
-    files, first, size = iter(files), [], 0
-    while size <= FEW_BYTES and (file := next(files, None)) is not None:
-        first.append(file)
-        size += file_size(file)
-    many = size > FEW_BYTES
-    decoded = decode_all(itertools.chain(first, files)) if many else map(read_or_reason, first)
-    for i, image in enumerate(decoded):
-        if isinstance(image, UserError):
-            unreadable[i] = image
+    pictures = (Picture("", "", content, file_size(content)) for content in files)
+    first, size = [], 0
+    while size <= FEW_BYTES and (picture := next(pictures, None)) is not None:
+        first.append(picture)
+        size += picture.size
+    workers = None if size > FEW_BYTES else 1
+    for i, picture in enumerate(decode_all(itertools.chain(first, pictures), workers)):
+        if picture.reason:
+            unreadable[i] = picture.reason
         else:
-            images[i - len(unreadable)] = image
+            images[i - len(unreadable)] = picture.pixels
     return images[:count - len(unreadable)], unreadable
 
 

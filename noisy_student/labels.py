@@ -11,7 +11,6 @@ from rich import progress
 from noisy_student import runs
 from noisy_student.data import load_data
 from noisy_student.files import UserError, sha256, write_arrays
-from noisy_student.images import LeftOut
 from noisy_student.metrics import near_copies, perceptual_hash
 from noisy_student.training import duration
 
@@ -129,13 +128,13 @@ def load_own_network(args):
 
 
 def without_copies(batches, data):
-    """Puts LeftOut in the place of every image that shows a validation or test image of `data`.
+    """Leaves out every picture that shows a validation or test image of `data`.
 
     What a network is measured on must not be learnt from, and pools hold it: CINIC-10 contains all
     of CIFAR-10.
 
     Args:
-        batches: lists of (Found, pixels or UserError).
+        batches: lists of decoded Pictures.
 
     Yields: the same lists.
     """
@@ -144,16 +143,15 @@ def without_copies(batches, data):
     names += [f"test image {i}" for i in range(len(data.x_test))]
     hashes, exact = perceptual_hash(known), {image.tobytes(): i for i, image in enumerate(known)}
     for batch in batches:
-        rows = [row for row, (_, pixels) in enumerate(batch) if isinstance(pixels, np.ndarray)]
-        x = np.array([batch[row][1] for row in rows], np.uint8).reshape(-1, *known.shape[1:])
-        copies = {}
-        for i, j in near_copies(x, known, hashes)[0]:
-            copies[i] = LeftOut("near copy", f"shows {names[j]}")
-        for i, image in enumerate(x):
-            if (j := exact.get(image.tobytes())) is not None:
-                copies[i] = LeftOut("exact copy", f"is {names[j]}, pixel for pixel")
-        for i, copy in copies.items():
-            batch[rows[i]] = batch[rows[i]][0], copy
+        images = [picture for picture in batch if not picture.reason]
+        x = np.array([picture.pixels for picture in images], np.uint8)
+        x = x.reshape(-1, *known.shape[1:])
+        near = dict(near_copies(x, known, hashes)[0].tolist())
+        for i, picture in enumerate(images):
+            if (j := exact.get(picture.pixels.tobytes())) is not None:
+                picture.leave_out(f"is {names[j]}, pixel for pixel", "exact copy")
+            elif i in near:
+                picture.leave_out(f"shows {names[near[i]]}", "near copy")
         yield batch
 
 
@@ -191,9 +189,9 @@ def with_progress(labelled, total):
     images = done = 0
     with progress.Progress(*columns, transient=True, disable=not terminal) as bar:
         task = bar.add_task("labelling", total=max(total, 1), images=0)
-        for item in labelled:
-            yield item
-            images, done = images + 1, done + item.image.size
+        for picture in labelled:
+            yield picture
+            images, done = images + 1, done + picture.size
             if images % 256 == 0:
                 bar.update(task, completed=done, images=images)
                 now = time.monotonic()
@@ -212,7 +210,7 @@ def save_labels(run, args, kept, y, index, record, histogram, temperature):
     """Writes x.npy, y.npy, index.npy, run.json and pictures, and says what came of it.
 
     Args:
-        args: of step 2. kept: a list of K Candidates, class after class.
+        args: of step 2. kept: a list of K Pictures, class after class.
         y: their labels, soft or hard, float32 (K, C). index: int64, the balanced draw from them.
         record: a Record. histogram: int (BINS,), of the confidences of all images.
     """
@@ -220,10 +218,10 @@ def save_labels(run, args, kept, y, index, record, histogram, temperature):
     missing = [name for c, name in enumerate(class_names) if c not in hard]
     if missing and args.require_all_classes:
         raise UserError(f"--require-all-classes: no pseudo-label for {', '.join(missing)}")
-    pixels = np.stack([candidate.pixels for candidate in kept])
+    pixels = np.stack([picture.pixels for picture in kept])
     for name, array in (("x", pixels), ("y", y), ("index", index.astype(np.int64))):
         write_arrays(run.path(f"{name}.npy"), array)
-    truths = [record.truth.of(*candidate.name) for candidate in kept]
+    truths = [record.truth.of(*picture.name) for picture in kept]
     record.audit.keep(hard, truths)
     run.finish(seen=int(histogram.sum()), left_out=record.counts, kept=len(kept),
                balanced=len(index), temperature=temperature, class_names=class_names,
@@ -237,7 +235,7 @@ def save_labels(run, args, kept, y, index, record, histogram, temperature):
     # Imported late: the work is done when it is time for pictures.
     from noisy_student import figures
 
-    confidences = [candidate.confidence for candidate in kept]
+    confidences = [picture.confidence for picture in kept]
     pictures = figures.draw_labels(run.folder, pixels, hard, confidences, truths, class_names,
                                    histogram, None if args.keep_share else args.threshold)
     print(f"pictures: {', '.join(map(str, pictures))}")

@@ -30,6 +30,7 @@ from noisy_student.files import (
     write_arrays,
     write_json,
 )
+from noisy_student.images import Picture
 from noisy_student.labels import load_teacher
 from noisy_student.record import Record, Truth, open_table, write_statuses
 from noisy_student.runs import as_json
@@ -107,7 +108,7 @@ def label_source(args, number, temperature, digest, bounds):
         try:
             pool.check_source(source, data)
         except UserError as error:
-            record.leave_out(pool.Found(source, "", None, 0), error)
+            record.add(Picture(source, "").leave_out(str(error)))
         else:
             labelled = step2().label_images(teacher.model, [source], data, temperature,
                                             args.workers or 1)
@@ -123,18 +124,18 @@ def path_of(args, number, ending):
 
 def packed(selection, bounds, record):
     """What was found in one source: {name: array}."""
-    candidates = []
+    pictures = []
     for of_class, bound in zip(selection.candidates, bounds):
         best = step2().most_confident(of_class, selection.cap)
-        candidates += [candidate for candidate in best if not bound or candidate.rank <= bound]
-    part = {"x": np.array([candidate.pixels for candidate in candidates], dtype=np.uint8),
-            "y": np.array([candidate.soft for candidate in candidates], dtype=np.float32),
+        pictures += [picture for picture in best if not bound or step2().rank(picture) <= bound]
+    part = {"x": np.array([picture.pixels for picture in pictures], dtype=np.uint8),
+            "y": np.array([picture.soft for picture in pictures], dtype=np.float32),
             "seen": selection.seen, "histogram": selection.histogram}
     for kind in AUDITED:
         part |= {f"{kind}_{name}": np.array(value)
                  for name, value in vars(getattr(record.audit, kind)).items()}
     truth = record.truth
-    rest = {"paths": [candidate.path for candidate in candidates], "left_out": record.counts,
+    rest = {"paths": [picture.path for picture in pictures], "left_out": record.counts,
             "examples": record.examples, "truth": [truth.matched, truth.asked, truth.example]}
     return part | {"rest": np.array(json.dumps(rest))}
 
@@ -144,7 +145,9 @@ def add(part, source, selection, record):
     rest = json.loads(str(part["rest"]))
     for path, pixels, soft in zip(rest["paths"], part["x"], part["y"]):
         # Copies: nothing else of the part is kept.
-        selection.take(source, path, pixels.copy(), soft.copy())
+        picture = Picture(source, path, pixels=pixels.copy())
+        picture.judge(soft.copy(), 0)
+        selection.take(picture)
     selection.seen += part["seen"]
     selection.histogram += part["histogram"]
     for kind in AUDITED:
@@ -232,11 +235,11 @@ def write_tables(cluster, args, run, kept):
     """Writes each source's table, once it is known what is kept, and images.csv, their index.
 
     Args:
-        kept: a list of Candidates.
+        kept: a list of Pictures.
     """
     of_source = {source: set() for source in args.images}
-    for candidate in kept:
-        of_source[candidate.source].add(candidate.name)
+    for picture in kept:
+        of_source[picture.source].add(picture.name)
     tasks = (((of_one(args, source), number, of_source[source]), [run.path("run.json")])
              for number, source in enumerate(args.images))
     rows = sorted(cluster.each("noisy_student.parts:write_table", tasks))

@@ -1,6 +1,6 @@
 """Unlabelled images from anywhere: folders, tar and zip archives, Parquet. Imports no Keras.
 
-A new format is a generator of Found and a line in READERS. Nothing is ever unpacked to disk.
+A new format is a generator of Pictures and a line in READERS. Nothing is ever unpacked to disk.
 """
 
 import bz2
@@ -11,12 +11,10 @@ import os
 import tarfile
 import unicodedata
 import zipfile
-from collections import deque
-from typing import NamedTuple
 
 from noisy_student.files import UserError, first_line
 from noisy_student.formats import hidden, parquet_file, parquet_images, visible_files
-from noisy_student.images import LeftOut, decode_all, file_size, what_it_is
+from noisy_student.images import Picture, file_size, what_it_is
 
 # Bytes of a member of an archive, and of all that a tar says about one: a larger one is not read.
 LARGEST_MEMBER, LARGEST_HEADER = 32 << 20, 64 << 10
@@ -24,30 +22,20 @@ LARGEST_MEMBER, LARGEST_HEADER = 32 << 20, 64 << 10
 LONGEST_PATH = 4096
 # A tar that claims to be larger than both is a bomb: so many bytes, and so many times its file.
 LARGEST_TAR, LARGEST_RATIO = 256 << 20, 1000
-HIDDEN = LeftOut("hidden", "a program put it there for itself")
-# As WebDataset has them.
-COMPANION = LeftOut("companion", "says something about an image")
-
-
-class Found(NamedTuple):
-    """An image before it is decoded."""
-
-    # As named on the command line, and the path within it, with / between folders.
-    source: str
-    path: str
-    # A path, bytes, a uint8 (32, 32, 3) array, or a UserError that says why it cannot be read.
-    content: object
-    # Its share of the work, in bytes.
-    size: int
+# Why a file is passed over, and what images.csv calls that; companions are as WebDataset has them.
+HIDDEN = "a program put it there for itself", "hidden"
+COMPANION = "says something about an image", "companion"
 
 
 def from_folder(folder):
     passed = []
     for path in visible_files(folder, passed):
-        content = passed_over(path.name) or path
-        yield Found(folder, os.path.relpath(path, folder), content, file_size(path))
+        picture = Picture(folder, os.path.relpath(path, folder), path, file_size(path))
+        if reason := passed_over(path.name):
+            picture.leave_out(*reason)
+        yield picture
     for path in passed:
-        yield Found(folder, os.path.relpath(path, folder), HIDDEN, 0)
+        yield Picture(folder, os.path.relpath(path, folder)).leave_out(*HIDDEN)
 
 
 def size_of_folder(folder):
@@ -60,16 +48,18 @@ def from_zip(source):
         for member in sorted(archive.infolist(), key=lambda member: member.filename):
             if member.is_dir():
                 continue
+            picture = Picture(source, member.filename, size=member.compress_size)
             try:
-                content = passed_over(member.filename)
+                if reason := passed_over(member.filename):
+                    picture.leave_out(*reason)
                 # What else a zip may be packed with is unpacked in pieces of any size.
-                if not content and member.compress_type not in (zipfile.ZIP_STORED,
-                                                                zipfile.ZIP_DEFLATED):
+                elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise UserError(f"packed by method {member.compress_type}: repack the archive")
-                content = content or read_member(archive.open, member, member.file_size)
+                else:
+                    picture.content = read_member(archive.open, member, member.file_size)
             except Exception as error:
-                content = UserError(first_line(error))
-            yield Found(source, member.filename, content, member.compress_size)
+                picture.leave_out(first_line(error))
+            yield picture
 
 
 def size_of_zip(source):
@@ -111,7 +101,7 @@ def from_tar(source):
         archive, place, before = open_tar(file), 0, 0
         end = max(LARGEST_TAR, LARGEST_RATIO * os.path.getsize(source))
         while True:
-            name, content = "", UserError("a link or a device, not a file")
+            picture, folder = Picture(source, ""), False
             try:
                 archive.fileobj.left = LARGEST_HEADER
                 member = archive.next()
@@ -119,19 +109,22 @@ def from_tar(source):
                 archive.members.clear()
                 if member is None:
                     break
-                name = member.name
-                content = passed_over(name) or content
-                if member.isreg() and not isinstance(content, LeftOut):
+                picture.path, folder = member.name, member.isdir()
+                if reason := passed_over(member.name):
+                    picture.leave_out(*reason)
+                elif member.isreg():
                     archive.fileobj.left = member.size
-                    content = read_member(archive.extractfile, member, member.size)
+                    picture.content = read_member(archive.extractfile, member, member.size)
+                else:
+                    picture.leave_out("a link or a device, not a file")
             except Exception as error:
-                content = UserError(first_line(error))
+                picture.leave_out(first_line(error))
             if not place < archive.offset <= end:
-                raise content if isinstance(content, UserError) else UserError("it leads nowhere")
+                raise UserError(picture.reason or "it leads nowhere")
             place = archive.offset
-            if not name or not member.isdir():
-                yield Found(source, name, content, file.tell() - before)
-                before = file.tell()
+            if not folder:
+                picture.size, before = file.tell() - before, file.tell()
+                yield picture
         # A tar ends with zeros or with the file; tarfile also ends at what is no header.
         if archive.fileobj.last.strip(b"\0"):
             raise UserError("what follows is no header")
@@ -139,7 +132,7 @@ def from_tar(source):
 
 def from_parquet(source):
     for row, content in enumerate(parquet_images(source)):
-        yield Found(source, f"{row:07d}", content, file_size(content))
+        yield Picture(source, f"{row:07d}", content, file_size(content))
 
 
 def size_of_parquet(source):
@@ -148,7 +141,7 @@ def size_of_parquet(source):
     return os.path.getsize(source)
 
 
-# How a source is recognised, what reads it, and its size in bytes as Found counts it.
+# How a source is recognised, what reads it, and its size in bytes as a Picture's counts.
 READERS = (
     (os.path.isdir, from_folder, size_of_folder),
     (zipfile.is_zipfile, from_zip, size_of_zip),
@@ -158,15 +151,15 @@ READERS = (
 
 
 def read_member(open_member, member, size):
-    """The bytes of an archive's member, or the UserError that says why not."""
+    """The bytes of an archive's member. Raises: UserError, where they are too many."""
     if size > LARGEST_MEMBER:
-        return UserError(f"{size:,} bytes, more than {LARGEST_MEMBER:,}")
+        raise UserError(f"{size:,} bytes, more than {LARGEST_MEMBER:,}")
     with open_member(member) as file:
         return file.read(LARGEST_MEMBER)
 
 
 def passed_over(path):
-    """The LeftOut of what is hidden, or is said about an image beside it; None of all else."""
+    """Why a file that is hidden, or says something about an image, is passed over; else None."""
     if any(hidden(name) for name in tidy(path).split("/")):
         return HIDDEN
     return COMPANION if os.path.splitext(path)[1] in (".cls", ".json", ".txt") else None
@@ -202,43 +195,23 @@ def find_images(source, data=None):
     Args:
         source: a folder, an archive, or "rest": what `data` (a Dataset) left without label.
 
-    Yields: Found.
+    Yields: Pictures, with their content, or with the reason why they cannot be read.
     """
     if source == "rest":
         for i in data.rest:
-            yield Found(source, data.names[i], data.x[i], data.x[i].nbytes)
+            yield Picture(source, data.names[i], data.x[i], data.x[i].nbytes)
         return
     try:
         for recognises, read, _ in READERS:
             if recognises(source):
-                for found in read(source):
-                    path = tidy(found.path)
+                for picture in read(source):
+                    path = tidy(picture.path)
+                    picture.path = path[:LONGEST_PATH]
                     if len(path) > LONGEST_PATH:
-                        reason = UserError(f"a path of {len(path):,} letters")
-                        found = found._replace(content=reason)
-                    yield found._replace(path=path[:LONGEST_PATH])
+                        picture.leave_out(f"a path of {len(path):,} letters")
+                    yield picture
                 return
     except Exception as error:
         # A broken archive raises almost anything.
-        reason = UserError(f"the archive is damaged from here on: {first_line(error)}")
-        yield Found(source, "", reason, 0)
-
-
-def decoded(found, workers=None):
-    """Decodes Found images in order, later ones while the first are used.
-
-    Args:
-        workers: processes that decode; 1: this process does; default, one per core.
-
-    Yields: (Found, its pixels, uint8 (32, 32, 3), or the UserError that says why there are none).
-    """
-    waiting = deque()
-
-    def contents():
-        for image in found:
-            # Only what tells one image from another is kept while its content is decoded.
-            waiting.append(image._replace(content=None))
-            yield image.content
-
-    for pixels in decode_all(contents(), workers):
-        yield waiting.popleft(), pixels
+        reason = f"the archive is damaged from here on: {first_line(error)}"
+        yield Picture(source, "").leave_out(reason)

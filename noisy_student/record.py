@@ -12,7 +12,6 @@ from collections import Counter
 import numpy as np
 
 from noisy_student.files import UNFINISHED, UserError, reading, whole_file
-from noisy_student.images import LeftOut
 from noisy_student.pool import tidy
 
 # Of unreadable files, so many are named on the screen; images.csv names all.
@@ -193,31 +192,33 @@ class Record:
         # By status, of those that are left out.
         self.counts, self.examples = Counter(), []
 
-    def leave_out(self, image, reason):
-        """One file that is not shown to the teacher, and the UserError that says why."""
-        status = reason.status if isinstance(reason, LeftOut) else "unreadable"
-        self.counts[status] += 1
-        if status == "unreadable":
-            self.name(image.path, f"{os.path.join(image.source, image.path)!r}: {reason}")
-        self.write([image.source, image.path, "", "", status, str(reason), ""])
+    def leave_out(self, picture):
+        """One file that is not shown to the teacher."""
+        self.counts[picture.status] += 1
+        if picture.status == "unreadable":
+            self.name(picture.path,
+                      f"{os.path.join(picture.source, picture.path)!r}: {picture.reason}")
+        self.write([*picture.name, "", "", picture.status, picture.reason, ""])
 
     def name(self, path, example):
         """Keeps an example of what is unreadable: the first ones, and every whole source."""
         if len(self.examples) < EXAMPLES or not path:
             self.examples.append((path, example))
 
-    def add(self, image, label, raw_confidence, confidence):
-        """One image: the teacher's class, and its confidence before and after calibration."""
-        truth = self.truth.of(image.source, image.path)
-        self.audit.add(label, truth, raw_confidence, confidence)
-        self.write([image.source, image.path, self.class_names[label], repr(confidence), "", "",
-                    truth_name(truth, self.class_names)])
+    def add(self, picture):
+        """One file, left out or labelled."""
+        if picture.reason:
+            self.leave_out(picture)
+            return
+        truth = self.truth.of(*picture.name)
+        self.audit.add(picture.label, truth, picture.raw_confidence, picture.confidence)
+        self.write([*picture.name, self.class_names[picture.label], repr(picture.confidence), "",
+                    "", truth_name(truth, self.class_names)])
 
     def write_table(self, path, kept, args):
-        """Writes images.csv, once it is known which images, Candidates, are kept."""
+        """Writes images.csv, once it is known which Pictures are kept."""
         self.file.seek(0)
-        names = {candidate.name for candidate in kept}
-        write_statuses(path, csv.reader(self.file), names, args)
+        write_statuses(path, csv.reader(self.file), {picture.name for picture in kept}, args)
 
     def report(self):
         """Says what was left out, and how many images the truth is known of."""

@@ -17,6 +17,7 @@ from data_generator import refuse_overlap
 from noisy_student import labels, record, runs
 from noisy_student.data import load_data
 from noisy_student.files import UserError, sha256
+from noisy_student.images import Picture
 from noisy_student.labels import load_data_of
 from noisy_student.metrics import with_temperature
 from noisy_student.training import BATCH
@@ -28,12 +29,14 @@ def select(images, threshold=0.5, cap=None, keep_share=1.0):
     for path, of_class, confidence in images:
         soft = np.full(3, (1 - confidence) / 2, np.float32)
         soft[of_class] = confidence
-        selection.add("s", path, np.zeros((32, 32, 3), np.uint8), soft)
+        picture = Picture("s", path, pixels=np.zeros((32, 32, 3), np.uint8))
+        picture.judge(soft, confidence)
+        selection.add(picture)
     return selection
 
 
 def paths(selection):
-    return [candidate.path for candidate in selection.kept()]
+    return [picture.path for picture in selection.kept()]
 
 
 # --- threshold, share, cap and balance ------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 
 from noisy_student import arguments, record
 from noisy_student.files import UserError
-from noisy_student.pool import Found
+from noisy_student.images import Picture
 
 NAMES = ["bird", "cat", "dog"]
 
@@ -92,16 +92,17 @@ def test_audit_counts_by_hand():
 
 
 def test_image_table_says_what_became_of_each(tmp_path, capsys):
-    images = [Found("s", path, None, 1) for path in ("a", 'b,"\n', "\udcff", "d")]
+    pictures = [Picture("s", path) for path in ("a", 'b,"\n', "\udcff")]
     with record.open_table(tmp_path / "seen", "w+") as file:
         truth = SimpleNamespace(of=lambda source, path: {"a": 1, "\udcff": -1}.get(path),
                                 report=lambda: None)
         seen = record.Record(file, NAMES, 0.5, truth)
-        for image, confidence in zip(images, (0.9, 0.8, 0.3)):
-            seen.add(image, 1, 0.6, confidence)
+        for picture, confidence in zip(pictures, (0.9, 0.8, 0.3)):
+            picture.label, picture.confidence, picture.raw_confidence = 1, confidence, 0.6
+            seen.add(picture)
         for _ in range(7):
-            seen.leave_out(images[3], UserError("empty file"))
-        seen.write_table(tmp_path / "images.csv", [SimpleNamespace(name=("s", "a"))],
+            seen.add(Picture("s", "d").leave_out("empty file"))
+        seen.write_table(tmp_path / "images.csv", pictures[:1],
                          arguments.labelling("", ["s", "--threshold", "0.5"]))
         seen.report()
     with record.open_table(tmp_path / "images.csv") as file:
