@@ -31,15 +31,15 @@ from noisy_student import backend, figures, report, robustness
 from noisy_student.cells import Labelling, find, measure, warn_if_unmatched
 from noisy_student.files import UserError, run_script, whole_file, write_json
 from noisy_student.labels import load_data_of
-from noisy_student.metrics import mcnemar, paired_bootstrap
+from noisy_student.metrics import holm, mcnemar, paired_interval
 from noisy_student.tables import as_json, markdown, tables
 
 # Weights of the four cells of TWO_BY_TWO: teacher, noisy teacher, student without noise, student.
 # The interaction is what pseudo-labels add under noise less what they add without.
 EFFECTS = {
-    "noise": (-0.5, 0.5, -0.5, 0.5),
-    "pseudo-labels": (-0.5, -0.5, 0.5, 0.5),
-    "interaction": (1, -1, -1, 1),
+    "Does noise help, averaged over labels and pseudo-labels?": (-0.5, 0.5, -0.5, 0.5),
+    "Do pseudo-labels help, averaged over noise and none?": (-0.5, -0.5, 0.5, 0.5),
+    "Do pseudo-labels help more under noise than without?": (1, -1, -1, 1),
 }
 
 
@@ -57,25 +57,32 @@ class Answer:
     question: str
     seeds: list
     points: float
+    # Over seeds and test images; for one seed, over test images alone.
     low: float
     high: float
+    p: float
     per_seed: list
-    # McNemar's exact, per seed; empty for what is not a difference of two networks.
-    p: list
+    # McNemar's exact p of each seed's networks; empty for what is not a difference of two.
+    mcnemar: list
+    # Whether it stands together with the other answers of its table.
+    holm: bool = False
 
     @property
     def shown(self):
-        """Whether the interval is off zero, and no seed points the other way."""
-        above = self.low > 0 and min(self.per_seed) > 0
-        below = self.high < 0 and max(self.per_seed) < 0
-        return above or below
+        """Whether the interval is off zero. One seed shows nothing about a method."""
+        return len(self.seeds) > 1 and (self.low > 0 or self.high < 0)
 
     def __str__(self):
+        signed = f"{self.points:+.1f} points ({self.low:+.1f} to {self.high:+.1f})"
+        if len(self.seeds) == 1:
+            return f"one seed, so nothing is shown: these networks differ by {signed}"
         if not self.shown:
-            return f"not shown: {self.points:+.1f} points ({self.low:+.1f} to {self.high:+.1f})"
+            return f"not shown: {signed}"
+        stands = ", with Holm too" if self.holm else ""
         if self.points > 0:
-            return f"yes, by {self.points:.1f} points ({self.low:.1f} to {self.high:.1f})"
-        return f"no, it costs {-self.points:.1f} points ({-self.high:.1f} to {-self.low:.1f})"
+            return f"yes, by {self.points:.1f} points ({self.low:.1f} to {self.high:.1f}){stands}"
+        low, high = -self.high, -self.low
+        return f"no, it costs {-self.points:.1f} points ({low:.1f} to {high:.1f}){stands}"
 
 
 def contrast(question, weights, cells):
@@ -92,14 +99,13 @@ def contrast(question, weights, cells):
     # (cells, seeds, images) -> (seeds, images)
     right = np.array([[cell[seed].right for seed in seeds] for cell in cells], dtype=float)
     differences = np.tensordot(weights, right, axes=1)
-    low, high = paired_bootstrap(differences)
-    p = []
+    low, high, p = paired_interval(differences)
+    of_two = []
     if tuple(weights) == (-1, 1):
-        for row in differences:
-            p.append(mcnemar((row < 0).sum(), (row > 0).sum()))
+        of_two = [mcnemar((row < 0).sum(), (row > 0).sum()) for row in differences]
     per_seed = (100 * differences.mean(axis=1)).tolist()
-    return Answer(question, seeds, float(100 * differences.mean()), 100 * low, 100 * high,
-                  per_seed, p)
+    return Answer(question, seeds, float(100 * differences.mean()), 100 * low, 100 * high, p,
+                  per_seed, of_two)
 
 
 def pairs_of(cells):
@@ -128,7 +134,12 @@ def ask(cells):
     if set(TWO_BY_TWO) <= set(cells):
         four = [cells[name] for name in TWO_BY_TWO]
         effects = [contrast(name, weights, four) for name, weights in EFFECTS.items()]
-    return [answer for answer in answers if answer], [effect for effect in effects if effect]
+    answers, effects = ([answer for answer in some if answer] for some in (answers, effects))
+    # One seed answers no question, and makes no other answer less sure.
+    asked = [answer for answer in answers + effects if len(answer.seeds) > 1]
+    for answer, stands in zip(asked, holm([answer.p for answer in asked])):
+        answer.holm = stands
+    return answers, effects
 
 
 def main(args):

@@ -60,7 +60,8 @@ CELLS = {
     # --larger says which network that is; or else DEEPER does.
     "larger_student": Cell("larger student", "pseudo_of_noisy", "{larger}"),
     # Ablations: the student of the noisy teacher with one thing changed.
-    "student_input_noise": Cell("student, RandAugment alone", "pseudo_of_noisy", "--noise input"),
+    "student_input_noise": Cell("student, noise on the images alone", "pseudo_of_noisy",
+                                "--noise input"),
     "student_model_noise": Cell("student, stochastic depth and dropout alone", "pseudo_of_noisy",
                                 "--noise model"),
     "student_calibrated": Cell("student, calibrated teacher", "pseudo_calibrated"),
@@ -72,26 +73,28 @@ FIVE = ("teacher", "noisy_teacher", "student_without_noise", "student", "student
 EIGHT = tuple(CELLS)[:8]
 # Teacher, noisy teacher, pseudo-labels without noise, student: the article's question in full.
 TWO_BY_TWO = FIVE[:4]
-# Each is the second cell's accuracy less the first's.
+# Each is the second cell's accuracy less the first's. It asks which of them is better, and never
+# whether both are as good: a difference that is not shown would not show that.
 QUESTIONS = {
     "Does noise help, on labels alone?": ("teacher", "noisy_teacher"),
     "Does noise help, with pseudo-labels?": ("student_without_noise", "student"),
-    "Do flip and crop help?": ("teacher", "flip_and_crop"),
+    "Do flip and crop help, on labels alone?": ("teacher", "flip_and_crop"),
     "Does noise help, beyond flip and crop?": ("flip_and_crop", "noisy_teacher"),
     "Do pseudo-labels help, without noise?": ("teacher", "student_without_noise"),
     "Do pseudo-labels help, on top of noise?": ("noisy_teacher", "student"),
-    "And those of a noisy teacher?": ("noisy_teacher", "student_of_noisy"),
+    "Do a noisy teacher's pseudo-labels help, on top of noise?": ("noisy_teacher",
+                                                                  "student_of_noisy"),
     "Is the noisy student better than its teacher?": ("teacher", "student"),
-    "Does a noisy teacher teach better?": ("student", "student_of_noisy"),
+    "Does a noisy teacher teach better than one without noise?": ("student", "student_of_noisy"),
     "Does a second generation help?": ("student_of_noisy", "second_generation"),
     "Does a larger student help?": ("student_of_noisy", "larger_student"),
-    "Is RandAugment alone as good?": ("student_of_noisy", "student_input_noise"),
-    "Is noise on the model alone as good?": ("student_of_noisy",
-                                                          "student_model_noise"),
+    "Does leaving out dropout and stochastic depth help?": ("student_of_noisy",
+                                                            "student_input_noise"),
+    "Does leaving out noise on the images help?": ("student_of_noisy", "student_model_noise"),
     "Does calibrating the teacher help?": ("student_of_noisy", "student_calibrated"),
     "Does the paper's threshold of 0.3 help?": ("student_of_noisy", "student_low_threshold"),
     "Do hard labels help?": ("student_of_noisy", "student_hard"),
-    "Does it help not to balance the classes?": ("student_of_noisy", "student_unbalanced"),
+    "Does leaving classes unbalanced help?": ("student_of_noisy", "student_unbalanced"),
 }
 # The next larger network's depth, by depth.
 DEEPER = {14: 26, 26: 50, 50: 101, 101: 152}

@@ -339,7 +339,7 @@ def accuracies(cells, title, path):
 def verdict(answer):
     """An answer in a word, its colour and its marker."""
     if not answer.shown:
-        return "not shown", GREY, "o"
+        return "one seed" if len(answer.per_seed) == 1 else "not shown", GREY, "o"
     return ("yes", GREEN, "^") if answer.points > 0 else ("no", ORANGE, "v")
 
 
@@ -348,15 +348,17 @@ def answers(answers, path):
     """A row per question: its answer, the difference with its interval, and each seed's."""
     figure, axes, starts = headed_rows([answer.question for answer in answers], 2,
                                        "difference in accuracy, points",
-                                       "bars: 95 % intervals; ticks: each seed")
+                                       "bars: 95 % intervals; ticks: each seed\n"
+                                       "one seed: an interval over test images alone\n"
+                                       "*: stands together with the others (Holm)")
     axes.axvline(0, color="black", linewidth=1, zorder=0)
     for (top, y), answer in zip(starts, answers):
         word, colour, marker = verdict(answer)
         axes.plot([answer.low, answer.high], [y + 0.6] * 2, color=colour, linewidth=3)
         axes.plot(answer.points, y + 0.6, marker, color=colour, markersize=10)
         axes.plot(answer.per_seed, [y + 1.25] * len(answer.per_seed), "|", color="black")
-        axes.text(1, top, f"{word} {signed(answer.points)}", ha="right", va="top", color=colour,
-                  fontweight="bold", transform=axes.get_yaxis_transform())
+        axes.text(1, top, f"{word}{'*' * answer.holm} {signed(answer.points)}", ha="right",
+                  va="top", color=colour, fontweight="bold", transform=axes.get_yaxis_transform())
     return save(figure, path)
 
 

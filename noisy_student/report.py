@@ -15,6 +15,17 @@ from noisy_student.figures import verdict
 from noisy_student.files import whole_file
 
 PNG = b"\x89PNG\r\n\x1a\n"
+ANSWERS_SAY = (
+    "Differences of accuracy, in points, with 95 % intervals over other seeds and other test "
+    "images (Student's t, widened by the images that all seeds share). 'Shown' is a difference "
+    "whose interval is off zero. 'Not shown' is not 'no effect': the interval tells how large one "
+    "may still be. One seed shows nothing about a method: its interval is over test images alone. "
+    "Each interval misses the truth one time in twenty, so of ten questions whose true answer is "
+    "'nothing', one is called shown in every second such table; 'with Holm too' marks the answers "
+    "that stand together, with one chance in twenty that any of them is wrong in this way. "
+    "McNemar's exact p is about these networks alone, the largest of the seeds. The last three, "
+    "where they are there, are the 2x2's: what noise and pseudo-labels do, averaged over the other "
+    "of the two, and what pseudo-labels add under noise less what they add without.")
 # By the name of a picture's file: what it shows, for those who cannot see it; how to read it.
 PICTURES = {
     "accuracy": (
@@ -137,11 +148,9 @@ def write_page(path, data_name, answers, sections, pictures, photos, conditions)
         for answer in answers:
             seeds = ", ".join(f"{points:+.1f}" for points in answer.per_seed)
             body.append(f"<dt>{html.escape(answer.question)}</dt>"
-                        f'<dd class="{verdict(answer)[0].replace("not shown", "open")}">'
+                        f'<dd class="{verdict(answer)[0] if answer.shown else "open"}">'
                         f"{html.escape(str(answer))} <small>(each seed: {seeds})</small></dd>")
-        body.append('</dl><p class="note">In points, hundredths of accuracy, with 95 % intervals. '
-                    "Shown: the interval is off 0, and no seed points the other way. Not shown is "
-                    "not the same as no effect: the interval says how large one may be.</p>")
+        body.append(f'</dl><p class="note">{html.escape(ANSWERS_SAY)}</p>')
     body += as_figures("Pictures", pictures, "picture")
     for heading, (explanation, head, rows) in sections.items():
         body.append(f"<h2>{html.escape(heading)}</h2><p>{html.escape(explanation)}</p>")

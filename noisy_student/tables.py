@@ -7,6 +7,7 @@ import numpy as np
 
 from noisy_student import robustness
 from noisy_student.data import CIFAR10
+from noisy_student.report import ANSWERS_SAY
 
 
 def mean(cell, what, scale=1.0, digits=2):
@@ -50,16 +51,12 @@ def tables(cells, known, title, answers, effects, labellings, tests):
             line.append(f"{100 * article[0]:.2f} %, {article[1]}" if article else "-")
     found["The cells"] = says, head, lines
     found["The answers"] = (
-        "Differences of accuracy with 95 % intervals (paired bootstrap over test images and seeds)."
-        " 'Shown' means: the interval is off zero and no seed points the other way. 'Not shown' is "
-        "not 'no effect': the interval tells how large one may still be. McNemar's exact p is the "
-        "largest of the seeds. Of twenty such intervals one misses by chance. The last three, where"
-        " they are there, are the 2x2's: main effects are averages over the other factor, and the "
-        "interaction is what pseudo-labels add under noise less what they add without.",
-        ["question", "answer", "seed", "each seed", "p"],
+        ANSWERS_SAY,
+        ["question", "answer", "seed", "each seed", "p", "McNemar's p"],
         [[answer.question, str(answer), ", ".join(map(str, answer.seeds)),
           ", ".join(f"{value:+.1f}" for value in answer.per_seed),
-          f"{max(answer.p):.2g}" if answer.p else "-"] for answer in answers + effects])
+          f"{answer.p:.2g}" if len(answer.seeds) > 1 else "-",
+          f"{max(answer.mcnemar):.2g}" if answer.mcnemar else "-"] for answer in answers + effects])
     found["Calibration"] = (
         "Expected calibration error (15 bins of equal width) and negative log-likelihood (nats), "
         "as trained and at the temperature fitted on the validation images.",

@@ -75,8 +75,8 @@ def test_a_difference_by_hand():
     assert answer.seeds == [0, 1]
     assert answer.per_seed == pytest.approx([25, 25]) and answer.points == pytest.approx(25)
     # 1 against 3, 0 against 2.
-    assert answer.p == pytest.approx([2 * (1 + 4) / 16, 2 / 4])
-    assert answer.low < 25 < answer.high
+    assert answer.mcnemar == pytest.approx([2 * (1 + 4) / 16, 2 / 4])
+    assert answer.low < 25 < answer.high and answer.high - answer.low > 25
     assert step5.contrast("?", (-1, 1), [first, {7: second[2]}]) is None
 
 
@@ -87,21 +87,42 @@ def test_two_by_two_by_hand(tmp_path):
     _, (noise, pseudo, interaction) = step5.ask(cells_of(tmp_path))
     assert noise.points == pytest.approx(((60 - 50) + (90 - 70)) / 2)
     assert pseudo.points == pytest.approx(((70 - 50) + (90 - 60)) / 2)
-    assert interaction.points == pytest.approx((90 - 60) - (70 - 50)) and interaction.p == []
+    assert interaction.points == pytest.approx((90 - 60) - (70 - 50)) and interaction.mcnemar == []
     shutil.rmtree(tmp_path / "student")
     assert step5.ask(cells_of(tmp_path))[1] == []
 
 
-@pytest.mark.parametrize("points, low, high, per_seed, words", [
-    (2.1, 1.6, 2.7, [2.0, 2.2], "yes, by 2.1 points (1.6 to 2.7)"),
-    (-2.1, -2.7, -1.6, [-2.0, -2.2], "no, it costs 2.1 points (1.6 to 2.7)"),
-    (0.3, -0.4, 1.0, [0.1, 0.5], "not shown: +0.3 points (-0.4 to +1.0)"),
-    # One seed says otherwise.
-    (2.1, 0.1, 3.9, [4.3, -0.1], "not shown: +2.1 points (+0.1 to +3.9)"),
-    (-2.1, -3.9, -0.1, [-4.3, 0.1], "not shown: -2.1 points (-3.9 to -0.1)")])
-def test_answers_in_words(points, low, high, per_seed, words):
-    answer = step5.Answer("?", [0, 1], points, low, high, per_seed, [])
-    assert str(answer) == words and answer.shown == ("not shown" not in words)
+@pytest.mark.parametrize("points, low, high, seeds, holm, words", [
+    (2.1, 1.6, 2.7, 2, True, "yes, by 2.1 points (1.6 to 2.7), with Holm too"),
+    (2.1, 1.6, 2.7, 2, False, "yes, by 2.1 points (1.6 to 2.7)"),
+    (-2.1, -2.7, -1.6, 3, False, "no, it costs 2.1 points (1.6 to 2.7)"),
+    (0.3, -0.4, 1.0, 2, False, "not shown: +0.3 points (-0.4 to +1.0)"),
+    (2.1, 1.6, 2.7, 1, False, "one seed, so nothing is shown: these networks differ by "
+                              "+2.1 points (+1.6 to +2.7)")])
+def test_answers_in_words(points, low, high, seeds, holm, words):
+    answer = step5.Answer("?", [*range(seeds)], points, low, high, 0.01, [points] * seeds, [], holm)
+    assert str(answer) == words and answer.shown == words.startswith(("yes", "no,"))
+
+
+@pytest.mark.parametrize("gains, stands", [((0.20, 0.21, 0.20), True),
+                                           # p is 0.04: enough for one question, not for three.
+                                           ((0.10, 0.12, 0.19), False)])
+def test_answers_that_stand_together_are_marked(gains, stands, tmp_path):
+    images = np.random.default_rng(0).permutation(2000)
+    for seed, gain in enumerate(gains):
+        a_run(tmp_path / f"{seed}" / "teacher", images < 800, seed)
+        a_run(tmp_path / f"{seed}" / "noisy_teacher", images < 800 + 2000 * gain, seed)
+        a_run(tmp_path / f"{seed}" / "student", images < 800 + 4000 * gain, seed, taught(seed))
+    answers, _ = step5.ask(cells_of(tmp_path))
+    assert [answer.shown for answer in answers] == [True] * 3
+    assert [answer.holm for answer in answers] == [stands] * 3
+
+
+def test_one_seed_is_neither_shown_nor_counted(tmp_path):
+    for name, share in (("teacher", 0), ("noisy_teacher", 0.9)):
+        a_run(tmp_path / name, np.arange(1000) < 1000 * share)
+    (answer,), _ = step5.ask(cells_of(tmp_path))
+    assert answer.low > 80 and not answer.shown and not answer.holm
 
 
 def test_calibration_by_hand(tmp_path):

@@ -42,9 +42,10 @@ def make_cells(count=4, seeds=(0, 1, 2)):
             for i in range(count)}
 
 
-def make_answer(points=2.0, low=1.0, high=3.0, shown=True):
+def make_answer(points=2.0, low=1.0, high=3.0, shown=True, **given):
+    answer = {"per_seed": [low, high], "holm": False} | given
     return SimpleNamespace(question="Does 猫 help $a$?", points=points, low=low, high=high,
-                           per_seed=[low, high], shown=shown)
+                           shown=shown, **answer)
 
 
 def make_labelling(threshold=0.75, known=True, names=NAMES):
@@ -275,12 +276,14 @@ def test_accuracies_have_each_mean_with_its_value_beside_it(tmp_path, drawn):
 
 
 def test_answers_are_words_colours_and_markers(tmp_path, drawn):
-    figures.answers([make_answer(), make_answer(-2, -3, -1), make_answer(0.04, -1, 1, shown=False),
-                     make_answer(-0.04, -1, 1, shown=False)], tmp_path / "answers.png")
+    figures.answers([make_answer(holm=True), make_answer(-2, -3, -1),
+                     make_answer(0.04, -1, 1, shown=False),
+                     make_answer(-0.04, -1, 1, shown=False, per_seed=[-0.04])],
+                    tmp_path / "answers.png")
     (axes,) = drawn[0].axes
     found = [text for text in axes.texts if text.get_ha() == "right"]
-    assert [text.get_text() for text in found] == ["yes +2.0", "no -2.0", "not shown +0.0",
-                                                   "not shown +0.0"]
+    assert [text.get_text() for text in found] == ["yes* +2.0", "no -2.0", "not shown +0.0",
+                                                   "one seed +0.0"]
     assert [text.get_color() for text in found[:3]] == [figures.GREEN, figures.ORANGE, figures.GREY]
     marked = [line for line in axes.lines if line.get_marker() in tuple("^vo")]
     assert [line.get_marker() for line in marked] == ["^", "v", "o", "o"]

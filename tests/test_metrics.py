@@ -112,27 +112,64 @@ def test_the_articles_table_shows_no_effect_of_pseudo_labels():
     assert metrics.mcnemar(693, 707) > 0.7
 
 
-def test_bootstrap_over_images_agrees_with_scipy_and_the_normal_interval():
-    rng = np.random.default_rng(1)
-    differences = rng.choice([-1.0, 0.0, 1.0], p=[0.08, 0.8, 0.12], size=(1, 2000))
-    interval = metrics.paired_bootstrap(differences)
+def test_interval_of_one_seed_is_that_of_its_images():
+    differences = np.random.default_rng(1).choice([-1.0, 0, 1], p=[0.08, 0.8, 0.12], size=(1, 2000))
+    low, high, p = metrics.paired_interval(differences)
     scipys = scipy.stats.bootstrap((differences[0],), np.mean, n_resamples=5000, batch=500, rng=0,
                                    method="percentile").confidence_interval
-    assert interval == pytest.approx((scipys.low, scipys.high), abs=0.002)
+    assert (low, high) == pytest.approx((scipys.low, scipys.high), abs=0.001)
     half, mean = 1.96 * differences.std() / np.sqrt(2000), differences.mean()
-    assert interval == pytest.approx((mean - half, mean + half), abs=0.001)
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=2e-5)
+    assert p == pytest.approx(scipy.stats.ttest_1samp(differences[0], 0).pvalue, rel=0.1)
 
 
-def test_bootstrap_over_seeds_by_hand():
-    # Two seeds, on every image no difference or one: a resample's mean is 0, 1/2 or 1 with
-    # probability 1/4, 1/2, 1/4.
-    assert metrics.paired_bootstrap(np.array([[0.0] * 50, [1.0] * 50])) == (0, 1)
-    # The same images in both seeds: to draw the seeds adds nothing; to draw images for each seed
-    # alone would narrow it.
+def test_images_that_all_say_the_same_are_not_certain():
+    # By hand: half an image more each way, so a variance of 1 / 6^2.
+    interval = metrics.paired_interval(np.zeros((1, 4)))
+    assert interval == pytest.approx((-1.96 / 6, 1.96 / 6, 1), abs=1e-4)
+
+
+def in_blocks(*shares, images=100_000):
+    """Differences of seeds that disagree on no image: (S, images), and hardly a share of any."""
+    rows = np.zeros((len(shares), images))
+    for row, share in zip(rows, shares):
+        row[:round(share * images)] = 1
+    return rows
+
+
+def test_where_seeds_differ_the_interval_is_students():
+    seeds = in_blocks(0.02, 0.05, 0.09)
+    expected = scipy.stats.ttest_1samp([0.02, 0.05, 0.09], 0)
+    interval = expected.confidence_interval(0.95)
+    low, high, p = metrics.paired_interval(seeds)
+    assert (low, high) == pytest.approx((interval.low, interval.high), rel=0.01)
+    assert low > interval.low - 0.001 and p == pytest.approx(expected.pvalue, rel=0.01)
+
+
+def test_seeds_that_agree_by_chance_do_not_narrow_the_interval():
+    # All seeds say the same of the same images: that is the images of one seed.
     one = np.random.default_rng(2).choice([-1.0, 0.0, 1.0], size=(1, 400))
-    low, high = metrics.paired_bootstrap(one)
-    low2, high2 = metrics.paired_bootstrap(np.repeat(one, 2, axis=0))
-    assert high2 - low2 == pytest.approx(high - low, rel=0.05)
+    alone = metrics.paired_interval(one)
+    assert metrics.paired_interval(np.repeat(one, 3, axis=0)) == pytest.approx(alone, rel=1e-3)
+
+
+def test_many_seeds_do_not_outvote_the_images_that_they_share():
+    rng = np.random.default_rng(3)
+    shared = rng.choice([-1.0, 0.0, 1.0], size=500)
+    # Of each seed, a third of the images are its own.
+    seeds = np.array([np.where(rng.random(500) < 1 / 3, rng.choice([-1.0, 0.0, 1.0], size=500),
+                               shared) for _ in range(50)])
+    low, high, _ = metrics.paired_interval(seeds)
+    within_seeds = np.diff(scipy.stats.ttest_1samp(seeds.mean(axis=1), 0).confidence_interval(0.95))
+    # The shared 4/9 of the variance of 2/3, over 500 images.
+    assert high - low > 2 * 1.96 * np.sqrt(4 / 9 * 2 / 3 / 500) * 0.9 > 2 * within_seeds
+
+
+def test_holm_by_hand():
+    # 0.01 < 0.05 / 4 and 0.015 < 0.05 / 3, but 0.03 > 0.05 / 2, so that 0.04 < 0.05 comes too late.
+    assert metrics.holm([0.03, 0.01, 0.04, 0.015]) == [False, True, False, True]
+    assert metrics.holm([]) == [] and metrics.holm([0.05]) == [True]
+    assert metrics.holm([0.02] * 3) == [False] * 3
 
 
 # --- the same image twice -------------------------------------------------------------------------

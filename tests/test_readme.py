@@ -57,7 +57,8 @@ def test_the_lesson_ends_with_a_student_above_its_teacher(printed):
     # Noise alone is worth far more than that with so few labels.
     assert accuracy(student) > accuracy(teacher) + 10
     answers, = (text for command, text in printed.items() if "--report" in command)
-    assert "Is the noisy student better than its teacher?  yes, by" in answers
+    # One seed shows nothing about the method.
+    assert "Is the noisy student better than its teacher?  one seed" in answers
 
 
 def test_every_picture_and_link_of_the_readme_is_there():
