@@ -1,6 +1,6 @@
 """Does TensorFlow find the CUDA libraries of its own wheels, and thereby the GPU? Before and after.
 
-    python -m pip install -r requirements-gpu.txt        # in an environment of its own
+    python -m pip install -e '.[gpu]'        # in an environment of its own
     python benchmarks/gpu_loader.py
 
 Asks TensorFlow's loader for each library, by the functions in libtensorflow_framework.so.2 that it
@@ -133,7 +133,7 @@ def in_a_process(question, preload, environment):
 def main():
     if sys.platform != "linux" or not cuda_library("cusolver", "libcusolver.so.11") \
             or not importlib.util.find_spec("tensorflow"):
-        print("skipped: the CUDA wheels are not installed (requirements-gpu.txt)")
+        print("skipped: the CUDA wheels are not installed (pip install -e '.[gpu]')")
         return
     packages = ("tensorflow", *(f"nvidia-{name}-cu12" for name in ("cudnn", "cublas", "cusolver")))
     print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages))

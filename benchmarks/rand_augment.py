@@ -1,6 +1,6 @@
 """How many images a second does RandAugment make on one core, against what else could be used?
 
-    pip install -r requirements.txt -r benchmarks/requirements.txt     # the peers
+    pip install -e '.[cpu]' -r benchmarks/requirements.txt     # the peers
     python benchmarks/rand_augment.py data/toy/test                    # any folder of images
 
 Everything runs on one core, on the same images of 32x32, two operations per image, and begins and

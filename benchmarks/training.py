@@ -1,6 +1,6 @@
 """How fast is a training step on each backend, against the same network in plain PyTorch?
 
-    pip install -r requirements.txt -r benchmarks/requirements.txt     # jax, torch
+    pip install -e '.[cpu]' -r benchmarks/requirements.txt     # jax, torch
     python benchmarks/training.py                     # what the CPU or the GPU at hand can do
     python benchmarks/training.py --case "article" --backends jax torch     # some of it
 

@@ -106,7 +106,7 @@ def add_training(flags, log_dir):
 
 def add_engine(flags):
     flags.add_argument("--engine", choices=("local", "ray"), default="local",
-                       help="ray: on many machines (pip install -r requirements-ray.txt)")
+                       help="ray: on many machines (pip install -e '.[ray]')")
     flags.add_argument("--address", help="of a Ray cluster: auto, or host:port (this machine)")
 
 

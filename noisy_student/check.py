@@ -162,7 +162,7 @@ def main():
         print(f"memory: room for --batch-size {batch_that_fits(found)}, by estimate")
         batch = min(batch, batch_that_fits(found))
     command = (nvidia_cards.environment_for(name, min(used)) if used
-               else "python -m pip install -r requirements.txt")
+               else "python -m pip install -e '.[cpu]'")
     rates = {}
     for precision in ("float32", "bfloat16") if backend.has_bfloat16() else ("float32",):
         rates[precision] = measure(precision, batch, steps, command)

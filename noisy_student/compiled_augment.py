@@ -70,7 +70,7 @@ def apply(reference, x, draw):
     check(table, x, *draw)
     if numba is None:
         say_once("numba is not installed: RandAugment runs on Pillow, many times slower "
-                 "(pip install -r requirements.txt)")
+                 "(pip install numba)")
         return with_pillow(reference, x, draw)
     tables, left = tables_of(reference, table)
     out = run_compiled(tables, x, draw)

@@ -22,8 +22,7 @@ for key, value in {"RAY_DEDUP_LOGS": "0", "RAY_COLOR_PREFIX": "0",
 try:
     import ray
 except ImportError as error:
-    raise UserError(f"--engine ray: {error}. Run: python -m pip install -r requirements-ray.txt"
-                    ) from None
+    raise UserError(f"--engine ray: {error}. Run: python -m pip install -e '.[ray]'") from None
 
 # How often a task is taken up again whose machine or process has died. Mistakes are not repeated.
 RETRIES = 5

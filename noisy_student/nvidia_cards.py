@@ -20,9 +20,9 @@ CUDNN_SINCE_TURING = (9, 11)
 OLDEST_DRIVER, LAST_DRIVER = 525, 580
 # What to install, by backend: for cards before Turing, and for others.
 INSTALL = {
-    "tensorflow": ("-r requirements-gpu-pascal.txt", "-r requirements-gpu.txt"),
-    "jax": ("-r requirements-jax-gpu-pascal.txt", "-r requirements-jax-gpu.txt"),
-    "torch": ("-r requirements-base.txt torch==2.7.1", "-r requirements-base.txt torch"),
+    "tensorflow": ("-e '.[gpu-pascal]'", "-e '.[gpu]'"),
+    "jax": ("-e '.[jax-gpu-pascal]'", "-e '.[jax-gpu]'"),
+    "torch": ("-e . torch==2.7.1", "-e . torch"),
 }
 
 

@@ -3,7 +3,6 @@
 import os
 import pathlib
 import sys
-import tarfile
 
 import pytest
 
@@ -112,25 +111,15 @@ def own_network(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def real_images():
-    """96 real CIFAR-10 photos, uint8 (96, 32, 32, 3), from a folder or archive at the checkout."""
+    """96 real photos, uint8 (96, 32, 32, 3)."""
     from PIL import Image
 
-    folder = ROOT / "data-real" / "cifar10" / "test"
-    if folder.is_dir():
-        paths = []
-        for class_folder in sorted(folder.iterdir()):
-            paths += sorted(class_folder.iterdir())[:10]
-        return np.stack([np.array(Image.open(path).convert("RGB")) for path in paths])[:96]
-    archive = ROOT.parent / "shared" / "data" / "cifar10_jpeg.tar.xz"
-    if not archive.exists():
-        pytest.skip("no real images beside this checkout (data-real/cifar10)")
-    images = []
-    with tarfile.open(archive, mode="r|xz") as tar:
-        for member in tar:
-            if member.isreg():
-                images.append(np.array(Image.open(tar.extractfile(member)).convert("RGB")))
-                if len(images) == 96:
-                    return np.stack(images)
+    folder = os.environ.get("NOISY_STUDENT_IMAGES")
+    if not folder:
+        pytest.skip("NOISY_STUDENT_IMAGES names no folder of real images of 32x32 pixels")
+    paths = sorted(path for path in pathlib.Path(folder).rglob("*") if path.is_file())
+    return np.stack([np.array(Image.open(path).convert("RGB"))
+                     for path in paths[::len(paths) // 96][:96]])
 
 
 @pytest.fixture

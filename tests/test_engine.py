@@ -139,5 +139,5 @@ def test_second_driver_is_refused(tmp_path):
 def test_without_ray_the_command_that_installs_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "noisy_student.engine", raising=False)
-    with pytest.raises(UserError, match="^--engine ray: .*pip install -r requirements-ray.txt$"):
+    with pytest.raises(UserError, match=r"^--engine ray: .*pip install -e '.\[ray\]'$"):
         importlib.import_module("noisy_student.engine")

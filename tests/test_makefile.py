@@ -12,27 +12,49 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="no make here")
 
 @pytest.fixture
 def make(tmp_path):
-    """Calls make in a folder of its own, where a Python is a script of sh."""
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    for name, does in (("old", '[ "$1" != -c ]'), ("good", "exit 0"), ("broken", "exit 1")):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
-        (tmp_path / name).chmod(0o755)
+    """Calls make in a folder whose .venv has a Python of sh: it imports all but what it `lacks`.
+
+    PYTHON, which would make a .venv, is one that is too old. Returns: what make printed.
+    """
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     # As from a shell, even if make itself runs the tests.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
-    return lambda *words: subprocess.run(["make", *words], cwd=tmp_path, text=True,
-                                         env=environment, capture_output=True)
+
+    def call(*words, lacks="nothing"):
+        python = tmp_path / ".venv" / "bin" / "python"
+        python.write_text(f'#!/bin/sh\ncase "$2" in *{lacks}*) exit 1;; pip) echo "$@";; esac\n')
+        (tmp_path / "old").write_text('#!/bin/sh\n[ "$1" != -c ]\n')
+        for program in (python, tmp_path / "old"):
+            program.chmod(0o755)
+        done = subprocess.run(["make", *words, "PYTHON=./old"], cwd=tmp_path, text=True,
+                              env=environment, capture_output=True)
+        return done.stdout
+    return call
 
 
-@pytest.mark.parametrize("there, said", [("good", ""), ("broken", "error: Python 3.11 or later")])
-def test_only_an_environment_that_does_not_work_is_made_anew(there, said, make, tmp_path):
-    shutil.copy(tmp_path / there, tmp_path / ".venv" / "bin" / "python")
-    assert make(".venv/ready", "PYTHON=./old").stdout.startswith(said)
+def test_an_environment_that_works_is_left_as_it_is(make):
+    assert make(".venv/ready") == "touch .venv/ready\n"
+
+
+def test_an_environment_that_can_train_gets_nothing_but_the_tools_for_tests(make):
+    installed, _ = make(".venv/ready", lacks="ruff").splitlines()
+    assert installed.endswith(" -e .[dev]")
+
+
+def test_without_a_python_that_is_new_enough_nothing_is_deleted(make, tmp_path):
+    assert make(".venv/ready", lacks="keras").startswith("error: Python 3.11 or later is needed")
     assert (tmp_path / ".venv" / "bin" / "python").exists()
-    assert (tmp_path / ".venv" / "ready").exists() == (there == "good")
+
+
+def test_a_later_list_of_packages_is_looked_at_again(make, tmp_path):
+    make(".venv/ready")
+    os.utime(tmp_path / "pyproject.toml", (2**32, 2**32))
+    assert make(".venv/ready", lacks="ruff").count(" -e .[dev]") == 1
 
 
 def test_clean_deletes_no_run(make, tmp_path):
     (tmp_path / "logs" / "teacher").mkdir(parents=True)
-    assert make("clean").returncode == 0 and not (tmp_path / ".venv").exists()
-    assert (tmp_path / "logs" / "teacher").is_dir()
+    make("clean")
+    assert (tmp_path / "logs" / "teacher").is_dir() and not (tmp_path / ".venv").exists()

@@ -73,7 +73,7 @@ def test_cards_on_the_bus(machine):
     assert nvidia_cards.cards_on_the_bus() == 1
 
 
-PASCAL, LATER = "requirements-gpu-pascal.txt", "requirements-gpu.txt"
+PASCAL, LATER = "-e '.[gpu-pascal]'", "-e '.[gpu]'"
 
 
 @pytest.mark.parametrize("command, situation", [
@@ -81,7 +81,7 @@ PASCAL, LATER = "requirements-gpu-pascal.txt", "requirements-gpu.txt"
     (PASCAL, {"found": [GTX], "used": []}),
     (LATER, {"found": [RTX], "used": []}),
     (LATER, {"found": [Card("a card of an old nvidia-smi")], "used": []}),
-    ("requirements-jax-gpu-pascal.txt", {"name": "jax", "found": [GTX], "used": []}),
+    ("-e '.[jax-gpu-pascal]'", {"name": "jax", "found": [GTX], "used": []}),
     ("torch==2.7.1", {"name": "torch", "found": [GTX], "used": []}),
     ("unset CUDA_VISIBLE_DEVICES", {"found": [GTX], "used": [], "hidden": "-1"}),
     ("nvidia-driver-580", {"found": [Card("GTX", (6, 1), 11264, "470.2")], "used": []}),
