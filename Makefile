@@ -23,7 +23,7 @@ INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check
 	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	        echo 'error: Python 3.11 or later is needed: make PYTHON=python3.11 ...'; exit 1; }; \
 	    $(PYTHON) -m venv --clear .venv && $(INSTALL) -e '.[cpu,dev]'; }
-	@$(PY) -c 'import pytest, ruff, xdist' 2> /dev/null || $(INSTALL) -e '.[dev]'
+	@$(PY) -c 'import pynvml, pytest, ruff, xdist' 2> /dev/null || $(INSTALL) -e '.[dev]'
 	touch $@
 
 clean:

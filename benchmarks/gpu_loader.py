@@ -5,7 +5,7 @@
 
 Asks TensorFlow's loader for each library, by the functions in libtensorflow_framework.so.2 that it
 calls itself; asks cuDNN where it would look for NVRTC; then lets TensorFlow list its GPUs. First as
-installed, then after noisy_student.cuda_libraries.load_cuda_libraries(), each in a process of its
+installed, then after noisy_student.gpu.load_cuda_libraries(), each in a process of its
 own. No GPU is needed: where there is no driver, stand_in_driver.c takes its place.
 """
 
@@ -23,7 +23,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from noisy_student.cuda_libraries import cuda_library, load_cuda_libraries
+from noisy_student.gpu import cuda_library, load_cuda_libraries
 
 # What TensorFlow loads before it takes a GPU, by the names of its loader's functions.
 ASKED = ("CudaRuntime", "Cublas", "CublasLt", "Cufft", "Cusolver", "Cusparse", "Cudnn")

@@ -10,9 +10,8 @@ import numpy as np
 
 from noisy_student.arguments import BACKENDS
 from noisy_student.batches import made_ahead
-from noisy_student.cuda_libraries import load_cuda_libraries
 from noisy_student.files import WRITER, UserError, first_line
-from noisy_student.nvidia_cards import nvidia_cards
+from noisy_student.gpu import load_cuda_libraries, nvidia_cards
 
 BACKEND = keras.backend.backend()
 NAME = BACKENDS.get(BACKEND, BACKEND)
@@ -133,8 +132,8 @@ def describe(precision):
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     cards = [] if names or hidden else nvidia_cards()
     if cards:
-        print(f"WARNING: {NAME} does not use the {cards[0]} that is in this machine, and the CPU "
-              "may take a hundred times longer. Run: python -m noisy_student.check",
+        print(f"WARNING: {NAME} does not use the {cards[0].name} that is in this machine, and the "
+              "CPU may take a hundred times longer. Run: python -m noisy_student.check",
               file=sys.stderr)
 
 

@@ -6,7 +6,6 @@ Takes some minutes, reads no data and writes nothing. Run it in the folder of th
 GPU does not train, it ends with 1 and names the one command that should mend it.
 """
 
-import ctypes
 import importlib.metadata
 import os
 import platform
@@ -19,10 +18,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from noisy_student import backend, nvidia_cards
-from noisy_student.cuda_libraries import cuda_library
+from noisy_student import backend, gpu
 from noisy_student.files import UserError, first_line, run_script
-from noisy_student.nvidia_cards import dotted
+from noisy_student.gpu import dotted
 
 # Images of CIFAR-10 that a recipe trains on, and its epochs.
 IMAGES, EPOCHS = 45_000, {"article": 300, "fast": 30}
@@ -30,16 +28,6 @@ IMAGES, EPOCHS = 45_000, {"article": 300, "fast": 30}
 AT_REST, PER_IMAGE = 1.5e9, 46e6
 # Seconds after which a measurement ends, whatever it has seen by then.
 LONG_ENOUGH = 15
-
-
-def cudnn_version():
-    """The version of the installed cuDNN, like (9, 10, 2), or None."""
-    try:
-        library = ctypes.CDLL(str(cuda_library("cudnn", "libcudnn.so.9") or "libcudnn.so.9"))
-    except OSError:
-        return None
-    number = library.cudnnGetVersion()
-    return number // 10000, number // 100 % 100, number % 100
 
 
 def complaints():
@@ -96,9 +84,9 @@ def speed(build, precision, batch, steps):
     return batch * done / seconds, None
 
 
-def batch_that_fits(found):
+def batch_that_fits(cards):
     """The largest power of two that the memory of the smallest card has room for, by estimate."""
-    memory = min(card.memory_mib for card in found) * 2**20
+    memory = min(card.memory_mib for card in cards) * 2**20
     room = max(1, int((0.95 * memory - AT_REST) / PER_IMAGE))
     return 2**(room.bit_length() - 1)
 
@@ -130,25 +118,22 @@ def complain(what, command, details=()):
 
 
 def main():
-    found, cudnn, name = nvidia_cards.cards(), cudnn_version(), backend.BACKEND
+    cards, cudnn, name = gpu.nvidia_cards(), gpu.cudnn_version(), backend.BACKEND
     print(f"Python {platform.python_version()}, Keras {keras.__version__}, {name} "
           f"{sys.modules[name].__version__}, cuDNN {dotted(cudnn) if cudnn else 'not installed'}")
-    for card in found:
-        print(f"card: {card.name}, compute capability "
-              f"{dotted(card.capability) if card.capability else 'not told'}, memory "
-              f"{card.memory_mib or 'not told'} MiB, driver {card.driver or 'not told'}")
+    for card in cards:
+        print(f"card: {card.name}, compute capability {dotted(card.capability)}, "
+              f"memory {card.memory_mib:,} MiB, driver {card.driver}")
     backend.prepare(0)
     names, used = zip(*backend.gpus()) if backend.gpus() else ((), ())
     packages = [package.metadata["Name"].lower() for package in importlib.metadata.distributions()]
-    trouble = nvidia_cards.missing(name, found, used, cudnn, packages,
-                                   nvidia_cards.cards_on_the_bus(),
-                                   os.environ.get("CUDA_VISIBLE_DEVICES"))
+    trouble = gpu.missing(name, cards, used, cudnn, packages, gpu.cards_on_the_bus(),
+                          os.environ.get("CUDA_VISIBLE_DEVICES"))
     if trouble:
         complain(*trouble, complaints() if name == "tensorflow" and not used else ())
         return 1
     if not used:
-        print(f"no NVIDIA card (driver: {nvidia_cards.driver_version() or 'none'}), "
-              f"{os.cpu_count()} cores")
+        print(f"no NVIDIA card, {os.cpu_count()} cores")
         if name == "jax":
             print("not measured: on a CPU, JAX compiles the article's network for more than an "
                   "hour. TensorFlow does not: KERAS_BACKEND=tensorflow")
@@ -158,10 +143,10 @@ def main():
     xla = name == "jax" or backend.jit_compile() is True
     print(f"{name} trains on {', '.join(names) or 'the CPU'}, {'with' if xla else 'without'} XLA")
     batch, steps = (64, 20) if used else (16, 3)
-    if used and found and all(card.memory_mib for card in found):
-        print(f"memory: room for --batch-size {batch_that_fits(found)}, by estimate")
-        batch = min(batch, batch_that_fits(found))
-    command = (nvidia_cards.environment_for(name, min(used)) if used
+    if used and cards:
+        print(f"memory: room for --batch-size {batch_that_fits(cards)}, by estimate")
+        batch = min(batch, batch_that_fits(cards))
+    command = (gpu.environment_for(name, min(used)) if used
                else "python -m pip install -e '.[cpu]'")
     rates = {}
     for precision in ("float32", "bfloat16") if backend.has_bfloat16() else ("float32",):
