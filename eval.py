@@ -26,7 +26,7 @@ import numpy as np
 
 # A student's layers must be known to load it.
 import stochastic_resblock  # noqa: F401
-from experiment import CELLS, QUESTIONS, TWO_BY_TWO
+from experiment import CELLS, LABELS, QUESTIONS, TWO_BY_TWO
 from noisy_student import backend, figures, report, robustness
 from noisy_student.cells import Labelling, find, measure, warn_if_unmatched
 from noisy_student.files import UserError, run_script, whole_file, write_json
@@ -128,7 +128,7 @@ def ask(cells):
         # Two cells are to differ in nothing but what the question asks about.
         asked = None
         if set(pair) <= set(CELLS):
-            asked = " ".join(CELLS[name].flags for name in pair)
+            asked = [CELLS[name] for name in pair]
         warn_if_unmatched(question, *(cells[name] for name in pair), asked)
     effects = []
     if set(TWO_BY_TWO) <= set(cells):
@@ -144,7 +144,7 @@ def ask(cells):
 
 def main(args):
     backend.prepare(0)
-    found, labelled = find(args.runs, CELLS)
+    found, labelled = find(args.runs, CELLS, LABELS)
     cells = {}
     for name, cell in found.items():
         cells[name] = {seed: measure(run) for seed, run in sorted(cell.items())}

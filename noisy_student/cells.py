@@ -1,5 +1,6 @@
 """What finished runs come to: cells of an experiment, and what their networks say."""
 
+import os
 import pathlib
 from dataclasses import dataclass, field
 
@@ -17,9 +18,8 @@ from noisy_student.metrics import (
 from noisy_student.record import read_table
 from noisy_student.training import read_history
 
-# What the two cells of any question may differ in: noise, how batches are mixed, and the seed.
-MAY_DIFFER = ("noise", "flip_and_crop", "augment_ops", "augment_magnitude", "dropout",
-              "p_last", "labeled_share", "seed")
+# What the noise on images is, and that on the network.
+ON_IMAGES, ON_MODEL = ("augment_ops", "augment_magnitude"), ("dropout", "p_last")
 
 
 @dataclass
@@ -63,27 +63,39 @@ def measure(run):
         return Measured(run, probabilities, y, temperature)
 
 
-def find(folders, order=()):
+def find(folders, known=None, labels=None):
     """Every finished run in the folders, or below them; what is left out is named.
 
     Args:
-        order: names of cells that come first.
+        known, labels: experiment.py's CELLS and LABELS. Known cells come first, and a run that is
+            called like one but was trained otherwise is left out.
 
     Returns: {cell: {seed: Run}} of the trainings, and {name: [Run, ...]} of the labellings.
+        Raises: UserError, where a folder holds no run, or none of them a finished training.
     """
-    cells, labellings = {}, {}
+    cells, labellings, known = {}, {}, known or {}
     for folder in folders:
-        for path in sorted(pathlib.Path(folder).rglob("run.json")):
+        paths = sorted(pathlib.Path(folder).rglob("run.json"))
+        if not paths:
+            raise UserError(f"{folder}: {'holds no run' if os.path.isdir(folder) else 'no folder'}"
+                            " (run.json). Run first: python cifar10_resnet50.py")
+        for path in paths:
             run, name = runs.read(path.parent), path.parent.name
+            otherwise = []
+            if name in known and run.trained:
+                otherwise = differs_from(name, run.arguments, run.taught_by, known, labels)
             if not run.finished:
                 print(f"left out, not finished: {run.folder}")
+            elif otherwise:
+                print(f"left out: {run.folder} is called {name}, but was trained "
+                      f"{', '.join(otherwise)}. By another name it is a cell of its own")
             else:
                 kind = cells if run.trained else labellings
                 add(kind.setdefault(name, {}), run)
     if not cells:
         raise UserError(f"{', '.join(folders)}: no finished training there. "
                         "Run first: python cifar10_resnet50.py")
-    names = [name for name in order if name in cells]
+    names = [name for name in known if name in cells]
     names += [name for name in cells if name not in names]
     labellings = {name: list(of_name.values()) for name, of_name in labellings.items()}
     return {name: cells[name] for name in names}, labellings
@@ -98,7 +110,7 @@ def add(cell, run):
         print(f"left out, seed {seed} is there already: {run.folder}, as {cell[seed].folder}")
         return
     for other in cell.values():
-        was, now = chosen(other), chosen(run)
+        was, now = everything_chosen(other), everything_chosen(run)
         differs = [f"{key} ({was.get(key)} and {now.get(key)})" for key in {**was, **now}
                    if was.get(key) != now.get(key)]
         if differs:
@@ -108,22 +120,74 @@ def add(cell, run):
     cell[seed] = run
 
 
-def chosen(run):
+def everything_chosen(run):
     """Everything that was chosen for a run but its seed, its teachers' included."""
-    settings, source, prefix = {}, {"arguments": run.arguments, "taught_by": run.taught_by}, ""
-    if not run.trained:
-        # A labelling is to its teacher as a student's is to the student's.
-        source = {"taught_by": {"labelling": run.arguments, "teacher": run.taught_by}}
-    while source:
-        arguments_of = source.get("arguments", {})
-        settings |= {prefix + key: value for key, value in arguments_of.items() if key != "seed"}
-        labels = source.get("taught_by") or {}
-        for key, value in labels.get("labelling", {}).items():
-            if key == "images":
-                value = runs.names_of(value)
-            settings[f"{prefix}label {key}"] = value
-        source, prefix = labels.get("teacher"), f"teacher {prefix}"
+    if run.trained:
+        return chosen(run.arguments, run.taught_by)
+    return chosen({}, {"labelling": run.arguments, "teacher": run.taught_by})
+
+
+def chosen(arguments, taught_by, whose=""):
+    """The same of what run.json says; a name says whose choice it was ("teacher depth")."""
+    settings = {f"{whose}{key}": value for key, value in arguments.items() if key != "seed"}
+    if taught_by:
+        labelling, teacher = taught_by["labelling"], taught_by["teacher"]
+        for key, value in labelling.items():
+            settings[f"{whose}label {key}"] = runs.names_of(value) if key == "images" else value
+        # A network from elsewhere has nothing that is known.
+        if teacher:
+            settings |= chosen(teacher["arguments"], teacher["taught_by"], f"teacher {whose}")
     return settings
+
+
+# --- what a cell is, and what it is called --------------------------------------------------------
+
+
+def settings_of(flags):
+    """{"noise": "none", "hard": "True"} of "--noise none --hard"."""
+    settings, words = {}, flags.split()
+    for word, value in zip(words, [*words[1:], "--"]):
+        if word.startswith("--"):
+            settings[word[2:].replace("-", "_")] = "True" if value.startswith("--") else value
+    return settings
+
+
+def differs_from(name, arguments, taught_by, cells, labels):
+    """How a training differs from a cell of the experiment, in words, its teachers included.
+
+    Args:
+        name: of the cell. arguments, taught_by: of a run. cells, labels: experiment.py's.
+    """
+    cell, found = cells[name], []
+    if bool(taught_by) != bool(cell.labels):
+        found.append("with pseudo-labels" if taught_by else "with --pseudo none")
+    # Step 1 knows no noise.
+    arguments = {"noise": "none"} | arguments
+    for key, value in ({"noise": "all"} | settings_of(cell.flags)).items():
+        if str(arguments.get(key)) != value:
+            found.append(f"with --{key.replace('_', '-')} {arguments.get(key)}")
+    if taught_by and cell.labels:
+        right, teacher = labels[cell.labels], taught_by["teacher"]
+        for key, value in settings_of(right.flags).items():
+            if str(taught_by["labelling"].get(key)) != value:
+                found.append(f"on labels with --{key.replace('_', '-')} "
+                             f"{taught_by['labelling'].get(key)}")
+        if teacher:
+            of_teacher = differs_from(right.teacher, teacher["arguments"], teacher["taught_by"],
+                                      cells, labels)
+            found += [f"on labels of a teacher {words}" for words in of_teacher]
+    return found
+
+
+def as_trained(arguments):
+    """The settings of a training as far as they had an effect, and what step 1 leaves unsaid."""
+    settings = {"noise": "none", "flip_and_crop": "never", "labeled_share": None} | arguments
+    noise = settings["noise"]
+    on_images, on_model = noise in ("all", "input"), noise in ("all", "model")
+    moved = ("always", "with-noise") if on_images else ("always",)
+    settings["flip_and_crop"] = settings["flip_and_crop"] in moved
+    without_effect = (() if on_images else ON_IMAGES) + (() if on_model else ON_MODEL)
+    return settings | dict.fromkeys(without_effect)
 
 
 def warn_if_unmatched(question, first, second, asked=None):
@@ -131,24 +195,44 @@ def warn_if_unmatched(question, first, second, asked=None):
 
     Args:
         first, second: {seed: Measured}.
-        asked: the flags of both, which the question is about; None, where that is not known.
+        asked: both in experiment.py's CELLS; None, where one is the user's own.
     """
     if set(first) != set(second):
         print(f"warning: {question} Seeds {sorted(first)} and {sorted(second)}: "
               "only those that both have are compared")
-    if asked is None:
+    both = sorted(set(first) & set(second))
+    if asked is None or not both:
         return
-    a, b = next(iter(first.values())).run, next(iter(second.values())).run
-    asked = asked.replace("{larger}", "--depth --width")
-    differs = []
-    for key, value in a.arguments.items():
-        flag = f"--{key.replace('_', '-')}"
-        if key not in MAY_DIFFER and flag not in asked and b.arguments[key] != value:
-            differs.append(f"{key} ({value} and {b.arguments[key]})")
+    a, b = first[both[0]].run, second[both[0]].run
+    differs = {}
+    was, now = as_trained(a.arguments), as_trained(b.arguments)
+    for key in [key for key in was if key in now and was[key] != now[key]]:
+        differs[key] = f"{key} ({was[key]} and {now[key]})"
     if a.results["steps"] != b.results["steps"]:
-        differs.append(f"steps ({a.results['steps']} and {b.results['steps']})")
-    if differs:
-        print(f"warning: {question} The two cells also differ in {', '.join(differs)}")
+        differs["steps"] = f"steps ({a.results['steps']} and {b.results['steps']})"
+    if a.made_from.get("split_sha256") != b.made_from.get("split_sha256"):
+        differs["split"] = "which images are labelled"
+    same_labels = asked[0].labels == asked[1].labels
+    if same_labels and a.made_from.get("pseudo_sha256") != b.made_from.get("pseudo_sha256"):
+        differs["pseudo"] = "their pseudo-labels"
+    if same_labels and not differs:
+        print(f"warning: {question} The two cells were trained alike")
+    more = [words for key, words in differs.items() if key not in asked_about(*asked)]
+    if more:
+        print(f"warning: {question} The two cells also differ in {', '.join(more)}")
+
+
+def asked_about(first, second):
+    """The settings that two cells of the experiment differ in by their flags."""
+    one, other = ({"noise": "all"} | settings_of(cell.flags) for cell in (first, second))
+    found = {key for key in {**one, **other} if one.get(key) != other.get(key)}
+    if "noise" in found:
+        found |= {"flip_and_crop", *ON_IMAGES, *ON_MODEL}
+    if bool(first.labels) != bool(second.labels):
+        found.add("labeled_share")
+    if "{larger}" in (first.flags, second.flags):
+        found |= {"depth", "width"}
+    return found
 
 
 class Labelling:

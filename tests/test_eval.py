@@ -18,13 +18,32 @@ CHOSEN = {"seed": 0, "depth": 14, "width": 1.0, "num_labeled": 100, "validation"
           "learning_rate": 0.1, "early_stopping": 0}
 NOISE = {"noise": "all", "dropout": 0.5, "p_last": 0.8, "augment_ops": 2, "augment_magnitude": 10,
          "flip_and_crop": "never", "labeled_share": None}
-LABELLING = {"threshold": 0.75, "keep_share": None, "images": ["photos", "rest"]}
+LABELLING = {"threshold": 0.75, "keep_share": None, "images": ["photos", "rest"], "hard": False,
+             "calibrate": False, "no_balance": False}
 
 
 def taught(seed=0, depth=14, **labelling):
     """What run.json says of a student's labels."""
     return {"labelling": LABELLING | labelling,
             "teacher": {"arguments": CHOSEN | {"seed": seed, "depth": depth}, "taught_by": None}}
+
+
+def as_the_experiment_does(name):
+    """What run.json says of a cell: its arguments and how it was taught."""
+    def settings(flags):
+        words = flags.replace("-", "_").split("__")[1:]
+        return dict((word.split() + [True])[:2] for word in words)
+
+    cell = experiment.CELLS[name]
+    said = CHOSEN | NOISE | settings(cell.flags) | {"depth": 26 if cell.flags == "{larger}" else 14}
+    if not cell.labels:
+        return said, None
+    labels = experiment.LABELS[cell.labels]
+    labelling = LABELLING | settings(labels.flags)
+    if "threshold" in labelling:
+        labelling["threshold"] = float(labelling["threshold"])
+    said_of, taught_by = as_the_experiment_does(labels.teacher)
+    return said, {"labelling": labelling, "teacher": {"arguments": said_of, "taught_by": taught_by}}
 
 
 def a_run(folder, right, seed=0, taught_by=None, class_names=("cat", "dog"), **chosen):
@@ -47,7 +66,7 @@ def a_run(folder, right, seed=0, taught_by=None, class_names=("cat", "dog"), **c
 
 def cells_of(folder):
     """What eval.py makes of the runs below a folder."""
-    found, _ = step5.find([str(folder)], experiment.CELLS)
+    found, _ = step5.find([str(folder)], experiment.CELLS, experiment.LABELS)
     return {name: {seed: step5.measure(run) for seed, run in cell.items()}
             for name, cell in found.items()}
 
@@ -83,7 +102,8 @@ def test_a_difference_by_hand():
 def test_two_by_two_by_hand(tmp_path):
     right = {"teacher": 5, "noisy_teacher": 6, "student_without_noise": 7, "student": 9}
     for name, count in right.items():
-        a_run(tmp_path / name, [1] * count + [0] * (10 - count))
+        said, taught_by = as_the_experiment_does(name)
+        a_run(tmp_path / name, [1] * count + [0] * (10 - count), taught_by=taught_by, **said)
     _, (noise, pseudo, interaction) = step5.ask(cells_of(tmp_path))
     assert noise.points == pytest.approx(((60 - 50) + (90 - 70)) / 2)
     assert pseudo.points == pytest.approx(((70 - 50) + (90 - 60)) / 2)
@@ -139,10 +159,9 @@ def test_calibration_by_hand(tmp_path):
 
 
 def test_every_question_is_asked_in_order_and_none_warns(tmp_path, capsys):
-    for name, cell in experiment.CELLS.items():
-        depth = 26 if name == "larger_student" else 14
-        noise = "none" if "--noise none" in cell.flags else "all"
-        a_run(tmp_path / name, [1, 0], taught_by=cell.labels and taught(), depth=depth, noise=noise)
+    for name in experiment.CELLS:
+        said, taught_by = as_the_experiment_does(name)
+        a_run(tmp_path / name, [1, 0], taught_by=taught_by, **said)
     answers, effects = step5.ask(cells_of(tmp_path))
     assert [answer.question for answer in answers] == list(experiment.QUESTIONS)
     assert [effect.question for effect in effects] == list(step5.EFFECTS)
@@ -180,6 +199,36 @@ def test_cells_that_differ_in_more_than_is_asked_are_warned_of(tmp_path, capsys)
     assert "num_labeled (100 and 50), epochs (2 and 3), steps (10 and 15)" in out
     # It is part of the noise that is asked about.
     assert "dropout" not in out
+
+
+@pytest.mark.parametrize("changed, words", [
+    ({"augment_magnitude": 3}, "also differ in augment_magnitude (10 and 3)"),
+    ({"flip_and_crop": "with-noise"}, "also differ in flip_and_crop (False and True)"),
+    # A matter of pseudo-labels.
+    ({"labeled_share": 0.3}, None)])
+def test_noise_is_not_to_differ_where_it_is_not_asked_about(changed, words, tmp_path, capsys):
+    a_run(tmp_path / "noisy_teacher", [1, 0])
+    a_run(tmp_path / "student", [1, 1], taught_by=taught(), **changed)
+    step5.ask(cells_of(tmp_path))
+    out = capsys.readouterr().out
+    assert words in out if words else out == ""
+
+
+def test_flags_without_effect_are_no_difference(tmp_path, capsys):
+    a_run(tmp_path / "teacher", [1, 0])
+    # With-noise, but there is none.
+    a_run(tmp_path / "student_without_noise", [1, 1], taught_by=taught(), noise="none",
+          flip_and_crop="with-noise", dropout=0.1)
+    step5.ask(cells_of(tmp_path))
+    assert capsys.readouterr().out == ""
+
+
+def test_cells_that_do_not_differ_are_warned_of(tmp_path, capsys):
+    for name in ("student_of_noisy", "larger_student"):
+        said, taught_by = as_the_experiment_does("student_of_noisy")
+        a_run(tmp_path / name, [1, 0], taught_by=taught_by, **said)
+    step5.ask(cells_of(tmp_path))
+    assert "Does a larger student help? The two cells were trained alike" in capsys.readouterr().out
 
 
 def test_cells_of_other_seeds_the_answer_names_those_compared(tmp_path, capsys, no_pictures):
@@ -238,15 +287,41 @@ def test_unfinished_runs_are_left_out_aloud(tmp_path, capsys):
     half.save()
     assert sorted(cells_of(tmp_path)["teacher"]) == [0]
     assert capsys.readouterr().out == f"left out, not finished: {half.folder}\n"
-    for folder in (tmp_path / "seed1", tmp_path / "nowhere"):
-        with pytest.raises(files.UserError, match="no finished training there. Run first: python"):
-            step5.find([str(folder)], experiment.CELLS)
+    with pytest.raises(files.UserError, match="no finished training there. Run first: python"):
+        step5.find([str(tmp_path / "seed1")], experiment.CELLS)
 
 
-def test_a_users_mistake_is_one_line(tmp_path):
-    args = arguments.evaluation("", [str(tmp_path / "nowhere")])
-    with pytest.raises(SystemExit, match=r"^error: \S*nowhere: no finished training there[^\n]*$"):
-        files.run_script(step5.main, args)
+def test_a_misspelt_folder_beside_a_good_one_is_one_line(tmp_path):
+    a_run(tmp_path / "teacher", [1, 0])
+    (tmp_path / "empty").mkdir()
+    for name, words in (("studnt", "no folder"), ("empty", "holds no run")):
+        args = arguments.evaluation("", [str(tmp_path / "teacher"), str(tmp_path / name)])
+        with pytest.raises(SystemExit, match=rf"^error: \S*{name}: {words} \(run.json\)[^\n]*$"):
+            files.run_script(step5.main, args)
+
+
+@pytest.mark.parametrize("name, chosen, taught_by, words", [
+    ("student", {"noise": "none"}, None, "with --pseudo none, with --noise none"),
+    ("student_without_noise", {}, taught(), "with --noise all"),
+    ("noisy_teacher", {}, taught(), "with pseudo-labels"),
+    ("teacher", NOISE, None, "with --noise all"),
+    ("flip_and_crop", {"noise": "none"}, None, "with --flip-and-crop never"),
+    ("student_of_noisy", {}, taught(), "on labels of a teacher with --noise none"),
+    ("student_hard", {}, as_the_experiment_does("student")[1], "on labels with --hard False"),
+    ("second_generation", {}, as_the_experiment_does("student_of_noisy")[1],
+     "on labels of a teacher with --pseudo none")])
+def test_a_run_that_is_not_what_its_folder_is_called_is_left_out(name, chosen, taught_by, words,
+                                                                 tmp_path, capsys):
+    a_run(tmp_path / "mine", [1, 0])
+    a_run(tmp_path / name, [1, 0], taught_by=taught_by, **chosen)
+    assert list(cells_of(tmp_path)) == ["mine"]
+    out = capsys.readouterr().out
+    assert f"{name} is called {name}, but was trained " in out and words in out
+
+
+def test_labels_of_a_network_from_elsewhere_are_a_students(tmp_path, capsys):
+    a_run(tmp_path / "student", [1, 0], taught_by=taught() | {"teacher": None})
+    assert list(cells_of(tmp_path)) == ["student"] and capsys.readouterr().out == ""
 
 
 def test_labellings_of_one_name_are_merged_only_if_they_are_one(tmp_path, capsys):
@@ -263,7 +338,7 @@ def test_labellings_of_one_name_are_merged_only_if_they_are_one(tmp_path, capsys
 
 def test_runs_on_other_data_are_refused(tmp_path):
     a_run(tmp_path / "teacher", [1, 0])
-    other = a_run(tmp_path / "student", [1, 0])
+    other = a_run(tmp_path / "student", [1, 0], taught_by=taught())
     other.made_from["data_sha256"] = "of other data"
     other.save()
     with pytest.raises(files.UserError, match="student was trained on other data than .*teacher"):
