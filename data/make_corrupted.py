@@ -53,6 +53,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from noisy_student import figures
 from noisy_student.data import load_data
 from noisy_student.files import (
     UNFINISHED,
@@ -60,7 +61,6 @@ from noisy_student.files import (
     occupy,
     read_json,
     run_script,
-    whole_file,
     write_arrays,
     write_json,
 )
@@ -324,28 +324,15 @@ def claim(out, settings):
 
 
 def overview(out, names, original):
-    """One image, a row per corruption: as it is, and at severities 1 to 5."""
-    from matplotlib.figure import Figure
-
-    columns, pitch = 1 + len(SEVERITIES), SIZE + 2
-    sheet = np.full((len(names) * pitch, columns * pitch, 3), 255, np.uint8)
-    for row, name in enumerate(names):
+    """One picture, a row per corruption: an image as it is, and at severities 1 to 5."""
+    rows = []
+    for name in names:
         corrupted = np.load(out / f"{name}.npy", mmap_mode="r")
-        firsts = corrupted[::len(corrupted) // len(SEVERITIES)]
-        for column, image in enumerate([original, *firsts]):
-            top, left = row * pitch, column * pitch
-            sheet[top:top + SIZE, left:left + SIZE] = image
-    figure = Figure(figsize=(8, 0.6 + 1.1 * len(names)), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(sheet, interpolation="nearest")
-    axes.set_yticks(np.arange(len(names)) * pitch + SIZE / 2,
-                    [name.replace("_", "\n") for name in names])
-    axes.set_xticks(np.arange(columns) * pitch + SIZE / 2,
-                    ["original", *(f"severity {s}" for s in SEVERITIES)])
-    axes.tick_params(length=0, labeltop=True)
-    axes.spines[:].set_visible(False)
-    with whole_file(out / "overview.png") as beside:
-        figure.savefig(beside, dpi=100)
+        images = original, *corrupted[::len(corrupted) // len(SEVERITIES)]
+        heads = [""] * len(images) if rows else ["as it is", *map(str, SEVERITIES)]
+        rows.append((name.replace("_", "\n"), [(image, head, False)
+                                               for image, head in zip(images, heads)]))
+    figures.mosaic(rows, len(images), 96, "Numbers: the severity.", out / "overview.png")
 
 
 def main(args):
