@@ -112,12 +112,12 @@ def calibrate(teacher, data):
     x, t = data.validation()
     before = predict(teacher, x)
     temperature = fit_temperature(before, t)
-    after = with_temperature(before, temperature)
+    after = with_temperature(before, temperature.value)
     (loss_before, accuracy), (loss_after, _) = score(before, t), score(after, t)
-    print(f"temperature {temperature:.3f}, from {len(x):,} validation images: "
+    print(f"{temperature}. On {len(x):,} validation images: "
           f"accuracy {accuracy:.3f}, mean confidence {before.max(1).mean():.3f} -> "
           f"{after.max(1).mean():.3f}, cross-entropy {loss_before:.3f} -> {loss_after:.3f}")
-    return temperature
+    return temperature.value
 
 
 # --- the most confident of each class -------------------------------------------------------------

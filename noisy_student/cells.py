@@ -9,6 +9,7 @@ import numpy as np
 from noisy_student import runs
 from noisy_student.files import UserError, reading
 from noisy_student.metrics import (
+    Temperature,
     expected_calibration_error,
     fit_temperature,
     score,
@@ -30,13 +31,14 @@ class Measured:
     # Of the test images, float32 (N, C), and their classes, int (N,).
     probabilities: np.ndarray
     y: np.ndarray
-    # What suits the validation images.
-    temperature: float = 1.0
+    # What suits the validation images; None, where there are none.
+    fitted: Temperature = None
     # What robustness.py measured.
     robust: dict = field(default_factory=dict)
 
     def __post_init__(self):
         t = np.eye(self.probabilities.shape[1])[self.y]
+        self.temperature = self.fitted.value if self.fitted else 1.0
         self.calibrated = with_temperature(self.probabilities, self.temperature)
         self.loss, self.accuracy = score(self.probabilities, t)
         self.calibrated_loss = score(self.calibrated, t)[0]
@@ -55,7 +57,7 @@ def measure(run):
     """Raises: UserError, where record and predictions are not what a training writes."""
     with reading(run.path("run.json")):
         probabilities, y = run.predictions("test")
-        temperature = 1.0
+        temperature = None
         # With --validation test, nothing is left to fit a temperature on.
         if run.arguments["validation"] == "split":
             held_out, labels = run.predictions("validation")

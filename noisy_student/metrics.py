@@ -3,8 +3,12 @@
 SciPy takes a second or two to import, so that only what needs it does.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
+# Temperatures that are searched.
+COLDEST, HOTTEST = 0.05, 20
 # As Guo et al. 2017.
 ECE_BINS = 15
 # Two images show the same picture if their perceptual hashes differ in so few of 63 bits and their
@@ -39,18 +43,62 @@ def with_temperature(probabilities, temperature):
     return (p / p.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def fit_temperature(probabilities, t):
-    """The temperature that minimises cross-entropy on labels t (Guo et al. 2017), in 0.05..20.
+class Temperature(NamedTuple):
+    """What makes a network as sure as it may be, and from where to where it may as well lie."""
 
-    An over-confident network gets more than 1. Its most probable class never changes.
+    value: float
+    # A 95 % interval by likelihood.
+    low: float
+    high: float
+
+    @property
+    def at_bound(self):
+        # Not quite, after logarithm and exponential.
+        return self.low < 1.001 * COLDEST or self.high > 0.999 * HOTTEST
+
+    def __str__(self):
+        interval = f"{self.low:.2f} to {self.high:.2f}"
+        if self.low <= 1 <= self.high:
+            return f"temperature 1: the validation images ask for no other ({interval})"
+        if self.at_bound:
+            return (f"temperature {self.value:.3f}: the validation images do not determine it "
+                    f"({interval}, an end of the search), so the end nearest to 1 is taken")
+        return f"temperature {self.value:.3f} ({interval})"
+
+
+def fit_temperature(probabilities, t):
+    """The temperature that minimises cross-entropy on labels t (Guo et al. 2017), as far as known.
+
+    An over-confident network gets more than 1. Its most probable class never changes. Few images
+    hardly determine a temperature. All those whose likelihood is not much worse than the best one's
+    are its interval (half of a chi-squared's 95 % quantile, in nats). If 1 is among them, it is 1,
+    so that nothing becomes surer but what the images call for; if they reach the end of what is
+    searched, COLDEST to HOTTEST, it is the one nearest to 1.
+
+    Args:
+        probabilities: (N, C). t: (N, C), one-hot or soft.
+
+    Returns: a Temperature.
     """
-    from scipy import optimize
+    from scipy import optimize, stats
 
     def loss(log_temperature):
-        return score(with_temperature(probabilities, np.exp(log_temperature)), t)[0]
+        return len(t) * score(with_temperature(probabilities, np.exp(log_temperature)), t)[0]
 
-    found = optimize.minimize_scalar(loss, bounds=np.log((0.05, 20)), method="bounded")
-    return float(np.exp(found.x))
+    ends = np.log((COLDEST, HOTTEST))
+    best = optimize.minimize_scalar(loss, bounds=ends, method="bounded")
+
+    def too_much(log_temperature):
+        return loss(log_temperature) - best.fun - stats.chi2.isf(0.05, df=1) / 2
+
+    interval = [end if too_much(end) <= 0 else optimize.brentq(too_much, best.x, end)
+                for end in ends]
+    value, low, high = map(float, np.exp([best.x, *interval]))
+    if low <= 1 <= high:
+        value = 1.0
+    elif Temperature(value, low, high).at_bound:
+        value = high if high < 1 else low
+    return Temperature(value, low, high)
 
 
 def by_confidence(confidence, right, bins=10):

@@ -18,6 +18,11 @@ def mean(cell, what, scale=1.0, digits=2):
     return f"{values.mean():.{digits}f}{deviation}"
 
 
+def undetermined(cell):
+    """Whether a seed's validation images leave open how high or low its temperature is."""
+    return any(m.fitted and m.fitted.at_bound for m in cell.values())
+
+
 def accuracy(cell):
     if len(cell) > 1:
         return mean(cell, "accuracy", 100)
@@ -59,11 +64,13 @@ def tables(cells, known, title, answers, effects, labellings, tests):
           f"{max(answer.mcnemar):.2g}" if answer.mcnemar else "-"] for answer in answers + effects])
     found["Calibration"] = (
         "Expected calibration error (15 bins of equal width) and negative log-likelihood (nats), "
-        "as trained and at the temperature fitted on the validation images.",
+        "as trained and at the temperature fitted on the validation images: 1, if their 95 % "
+        "interval has it, and its end nearest to 1, if they do not determine it.",
         ["cell", "ECE, %", "calibrated", "NLL", "calibrated", "temperature"],
         [[title(name), mean(cell, "ece", 100, 1), mean(cell, "calibrated_ece", 100, 1),
           mean(cell, "loss", digits=3), mean(cell, "calibrated_loss", digits=3),
-          mean(cell, "temperature")] for name, cell in cells.items()])
+          mean(cell, "temperature") + " (undetermined)" * undetermined(cell)]
+         for name, cell in cells.items()])
     columns = robustness.columns(cells, tests)
     if columns:
         found["Robustness"] = (
@@ -127,6 +134,7 @@ def as_json(cells, answers, effects):
         measured[name] = []
         for seed, m in cell.items():
             of_run = {key: getattr(m, key) for key in numbers}
+            of_run["temperature_interval"] = m.fitted and (m.fitted.low, m.fitted.high)
             measured[name].append({"seed": seed, "steps": m.run.results["steps"], **of_run})
     answered = [asdict(answer) | {"shown": answer.shown, "answer": str(answer)}
                 for answer in answers + effects]

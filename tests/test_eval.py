@@ -147,7 +147,7 @@ def test_one_seed_is_neither_shown_nor_counted(tmp_path):
 
 def test_calibration_by_hand(tmp_path):
     # 0.6 are right where 0.8 is said: a temperature of log 4 / log 1.5 says 0.6.
-    measured = step5.measure(a_run(tmp_path / "teacher", [1, 1, 1, 0, 0] * 20))
+    measured = step5.measure(a_run(tmp_path / "teacher", [1, 1, 1, 0, 0] * 80))
     assert measured.temperature == pytest.approx(np.log(4) / np.log(1.5), rel=0.01)
     assert measured.ece == pytest.approx(0.2, abs=1e-3)
     assert measured.calibrated_ece == pytest.approx(0, abs=2e-3)
@@ -155,7 +155,15 @@ def test_calibration_by_hand(tmp_path):
     assert measured.calibrated_loss < measured.loss
     # Nothing is left to fit a temperature on.
     leaky = a_run(tmp_path / "leaky", [1, 1, 1, 0, 0], validation="test")
-    assert step5.measure(leaky).temperature == 1
+    assert step5.measure(leaky).fitted is None and step5.measure(leaky).temperature == 1
+
+
+def test_a_temperature_that_is_not_determined_is_marked(tmp_path, no_pictures):
+    # Half of the answers are right, or three quarters, where 0.8 is said.
+    for right, marked in (([1, 1, 0, 0], True), ([1, 1, 1, 0], False)):
+        a_run(tmp_path / "teacher", right * 50)
+        evaluate(tmp_path / "teacher", "--out", tmp_path)
+        assert ("(undetermined)" in (tmp_path / "results.md").read_text()) == marked
 
 
 def test_every_question_is_asked_in_order_and_none_warns(tmp_path, capsys):

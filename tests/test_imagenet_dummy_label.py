@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import os
 import shutil
+from types import SimpleNamespace
 
 import keras
 import make_toy
@@ -138,7 +139,9 @@ def test_what_it_leaves_behind(pseudo, teacher, toy):
     assert len(rows) == 100 and {row["status"] for row in rows} == {"kept"}
     assert {row["source"] for row in rows} == {str(toy / "unlabeled"), "rest"}
     # Of both the truth is known.
-    assert run.results["audit"]["kept"]["truth_known"] == 100 and run.results["temperature"] != 1
+    assert run.results["audit"]["kept"]["truth_known"] == 100
+    # Eight validation images call for no other.
+    assert run.results["temperature"] == 1
     assert run.made_from["teacher_sha256"] == sha256(teacher / "model.keras")
     assert run.taught_by["arguments"] == runs.read(teacher).arguments
 
@@ -149,10 +152,23 @@ def test_labels_are_the_teachers_without_noise(pseudo, teacher):
     # In this order: with noise, the running statistics move.
     without, with_noise = (keras.ops.convert_to_numpy(model(x, training=training))
                            for training in (False, True))
-    temperature = runs.read(pseudo).results["temperature"]
-    assert y == pytest.approx(with_temperature(without, temperature), abs=1e-5)
-    assert y != pytest.approx(with_temperature(with_noise, temperature), abs=1e-3)
-    assert y != pytest.approx(without, abs=1e-3)
+    assert y == pytest.approx(without, abs=1e-5) and y != pytest.approx(with_noise, abs=1e-3)
+
+
+def test_calibrated_labels_are_as_sure_as_the_validation_images_allow(teacher, toy, capsys):
+    network, data = runs.read(teacher).model(), load_data(str(toy), 80)
+    # 200 images of random classes: nobody may be sure of them.
+    x, t = np.tile(data.x, (2, 1, 1, 1))[:200], np.eye(10)[np.arange(200) * 7 % 10]
+    sure = keras.Sequential([network, keras.layers.Lambda(lambda p: p**12 / keras.ops.sum(
+        p**12, axis=1, keepdims=True))])
+    temperature = step2.calibrate(sure, SimpleNamespace(validation=lambda: (x, t)))
+    assert temperature > 5 and f"temperature {temperature:.3f}" in capsys.readouterr().out
+    labelled = list(step2.label_images(sure, [str(toy / "unlabeled")], data, temperature, 1))
+    pixels = np.stack([picture.pixels for picture in labelled])
+    expected = with_temperature(keras.ops.convert_to_numpy(sure(pixels)), temperature)
+    assert np.stack([picture.soft for picture in labelled]) == pytest.approx(expected, abs=1e-5)
+    raw = [picture.raw_confidence for picture in labelled]
+    assert (raw > expected.max(axis=1) + 0.01).all()
 
 
 def test_truth_order_and_workers_change_nothing_that_is_kept(toy, label_own, tmp_path):

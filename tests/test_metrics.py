@@ -32,19 +32,57 @@ def test_temperature_divides_logits():
     assert sure[0, 0] == pytest.approx(1 / (1 + np.exp(-87.34 / 20)), abs=1e-5)
 
 
-def test_the_temperature_that_was_taken_away_is_found():
-    rng = np.random.default_rng(1)
-    logits = rng.normal(size=(4000, 5)) * 2
+def drawn(count, seed=1):
+    """Probabilities that mean what they say, and labels drawn from them: (count, 5), (count, 5)."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(count, 5)) * 2
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    t = np.eye(5)[[rng.choice(5, p=row) for row in p]]
-    for wrong_by in (0.4, 1, 2.5):
-        # Overconfident where it is above 1.
-        said = metrics.with_temperature(p, 1 / wrong_by)
-        found = metrics.fit_temperature(said, t)
-        assert found == pytest.approx(wrong_by, rel=0.06)
-        after = metrics.with_temperature(said, found)
-        assert metrics.score(after, t)[0] <= metrics.score(said, t)[0]
-        assert (after.argmax(axis=1) == said.argmax(axis=1)).all()
+    return p, np.eye(5)[[rng.choice(5, p=row) for row in p]]
+
+
+@pytest.mark.parametrize("wrong_by", [0.4, 2.5])
+def test_the_temperature_that_was_taken_away_is_found(wrong_by):
+    p, t = drawn(4000)
+    # Overconfident where it is above 1.
+    said = metrics.with_temperature(p, 1 / wrong_by)
+    found = metrics.fit_temperature(said, t)
+    assert found.value == pytest.approx(wrong_by, rel=0.06)
+    assert found.low < wrong_by < found.high < 1.2 * found.low and not found.at_bound
+    after = metrics.with_temperature(said, found.value)
+    assert metrics.score(after, t)[0] < metrics.score(said, t)[0]
+    assert (after.argmax(axis=1) == said.argmax(axis=1)).all()
+
+
+def test_temperature_of_coins_by_hand():
+    # Right 6 times of 10 where 0.8 is said: a temperature of log 4 / log 1.5 says 0.6.
+    said, t = np.tile([0.8, 0.2], (10, 1)), np.eye(2)[[0] * 6 + [1] * 4]
+    found = metrics.fit_temperature(np.tile(said, (40, 1)), np.tile(t, (40, 1)))
+    assert found.value == pytest.approx(np.log(4) / np.log(1.5), rel=1e-3)
+    for end in (found.low, found.high):
+        # By definition of the interval.
+        p = 0.8 ** (1 / end) / (0.8 ** (1 / end) + 0.2 ** (1 / end))
+        worse = 240 * np.log(0.6 / p) + 160 * np.log(0.4 / (1 - p))
+        assert worse == pytest.approx(scipy.stats.chi2.isf(0.05, 1) / 2, rel=1e-3)
+    # Ten images do not tell that from 1.
+    few = metrics.fit_temperature(said, t)
+    assert few.low < 1 < few.value + 1e-9 < few.high and few.value == 1
+
+
+def test_a_temperature_at_the_end_of_the_search_is_not_believed():
+    # No more right than by chance, and quite sure: any high temperature will do.
+    said, t = np.tile([0.99, 0.01], (16, 1)), np.eye(2)[[0, 1] * 8]
+    high = metrics.fit_temperature(said, t)
+    assert high.at_bound and high.high == pytest.approx(20) and 1 < high.value == high.low < 10
+    assert "do not determine it" in str(high)
+    # All right, and unsure: any low one.
+    low = metrics.fit_temperature(np.tile([0.6, 0.4], (16, 1)), np.eye(2)[[0] * 16])
+    assert low.at_bound and low.low == pytest.approx(0.05) and 0.1 < low.value == low.high < 1
+
+
+def test_few_images_make_nothing_surer():
+    p, t = drawn(15, seed=3)
+    found = metrics.fit_temperature(metrics.with_temperature(p, 1.3), t)
+    assert found.low < 0.8 and found.value == 1 and "ask for no other" in str(found)
 
 
 def test_by_confidence_by_hand():
