@@ -3,9 +3,12 @@
     python Rand_Augment.py photo.jpg               # the gallery of all operations on one picture
     python Rand_Augment.py                         # on a picture drawn here
 
-Of thirteen operations, RandAugment draws N (Numbers), each with a random level below M
+RandAugment draws N (Numbers) of thirteen operations, each with a random level below M
 (max_Magnitude; in the paper, every one has strength M) and a random direction, and applies them one
-after the other.
+after the other. A class survives all of them: a cat that is turned and pale is a cat. So the label
+still holds, and a student that has to give it for every version of an image cannot rely on pixels;
+it has to learn what the versions share.
+
 noisy_student/compiled_augment.py does the same to a whole batch, without waiting for Pillow.
 
 Writes  figures/rand_augment.png, the gallery
@@ -87,7 +90,7 @@ OPERATIONS = {
     "sharpness": Operation(partial(enhance, ImageEnhance.Sharpness), up_to(0.9), True),
     "shearX": Operation(lambda image, m: shear(image, m, 0), up_to(0.3), True),
     "shearY": Operation(lambda image, m: shear(image, 0, m), up_to(0.3), True),
-    # Of the side. Article: parts of pixels up to 0.2 of it, rounded by the resampling, so that
+    # A share of the side. Article: up to 0.2 in parts of pixels, rounded by the resampling, so that
     # neighbouring levels are the same. Here: 1..10 whole pixels of 32, RandAugment's own range.
     "translateX": Operation(lambda image, m: translate(image, m, 0), up_to(10 / 32), True),
     "translateY": Operation(lambda image, m: translate(image, 0, m), up_to(10 / 32), True),
@@ -129,8 +132,8 @@ class Rand_Augment:
 
     def rand_augment(self):
         """Draws for one image: a list of (operation name, level 0..9, sign -1 or 1)."""
-        drawn = zip(*(part[0].tolist() for part in self.draw(1)))
-        return [(self.transforms[o], level, sign) for o, level, sign in drawn]
+        row = zip(*(numbers[0].tolist() for numbers in self.draw(1)))
+        return [(self.transforms[o], level, sign) for o, level, sign in row]
 
     def __call__(self, image):
         """RGB Pillow image -> RGB Pillow image of the same size, by a draw of its own."""

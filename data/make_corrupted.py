@@ -80,12 +80,12 @@ def gaussian_noise(images, scale, rng):
 
 
 def shot_noise(images, photons, rng):
-    """Values are counted in photons, so many of them for white."""
+    """Each value is a count of photons around its mean; white is `photons` of them."""
     return rng.poisson(images * photons) / photons
 
 
 def impulse_noise(images, share, rng):
-    """Salt and pepper: so many of all values (not pixels) become 0 or 1, one as often as the other.
+    """Salt and pepper: a share of all values (not pixels) becomes 0 or 1, each as often.
 
     One draw where skimage's random_noise takes two: the same distribution.
     """
@@ -154,7 +154,7 @@ def plasma(count, decay, rng):
         half, corners = step // 2, height[:, ::step, ::step]
         across = corners + np.roll(corners, -1, axis=2)
         down = corners + np.roll(corners, -1, axis=1)
-        # Of squares; then of diamonds: two corners, two centres.
+        # First the middles of squares, then those of diamonds: two corners and two centres each.
         centres = middle(across + np.roll(across, -1, axis=1))
         height[:, half::step, half::step] = centres
         height[:, ::step, half::step] = middle(across + centres + np.roll(centres, 1, axis=1))

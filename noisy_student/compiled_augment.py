@@ -1,9 +1,9 @@
 """RandAugment for a whole batch, compiled by numba: the pixels of Rand_Augment.py, to the bit.
 
 Read Rand_Augment.py to learn what the operations are; this is how they are done without waiting
-for Pillow. Some need no code here. Pillow is shown a picture whose colours are *places*, and what
-comes back says where each pixel is taken from; or it is shown all *values*, and what comes back is
-a lookup table. The others are written out below.
+for Pillow. Some need no code here. Pillow gets a picture whose colours are *places*, and its answer
+says where each pixel comes from; or it gets all *values*, and its answer is a lookup table. The
+others are written out below.
 
 An operation is known by its name. One that has no line in KINDS, or whose pixels turn out not to be
 Rand_Augment's own, is left to Pillow: operations can be added and changed there alone.
@@ -34,24 +34,25 @@ KINDS = {
     "translateY": NEAREST,
 }
 
-# Pixels of an image, both ways, and bytes of a row of them and of all.
+# An image has SIDE x SIDE pixels, ROW bytes in a row and SIZE bytes in all.
 SIDE = 32
 PIXELS = SIDE * SIDE
 ROW = SIDE * 3
 SIZE = PIXELS * 3
-# Pixels that a bicubic filter looks at, and pixels of an image with three columns or rows more.
+# A bicubic filter looks at TAPS pixels. So an image that it goes over has three columns or rows
+# more, SHEARED pixels in all.
 TAPS = 4
 SHEARED = (SIDE + TAPS - 1) * SIDE
-# Working memory: an image, and behind it a grey pixel that stands for all that is outside.
+# Working memory holds an image and, after it, a grey pixel that stands for all that is outside.
 GREY = SIZE + 4
 MEMORY = 3 * SHEARED + 32
-# A pixel and the byte behind it, which are copied as one word wherever they begin.
+# A pixel and the byte after it are copied as one word, wherever they begin.
 WORD = np.dtype([("bytes", np.uint8, 4)])
-# Shown to Pillow: all values, grey; and each pixel's row (red) and column (green), without blue.
+# What Pillow gets: all values, in grey; and each pixel's row in red and column in green.
 VALUES = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
 PLACES = np.moveaxis([*np.mgrid[:SIDE, :SIDE], np.zeros((SIDE, SIDE))], 0, -1).astype(np.uint8)
-# What make_tables() returned, and for which operations.
-MADE = []
+# (Operations, what make_tables() returned for them) of all that have been asked for.
+CACHE = []
 
 
 def apply(reference, x, draw):
@@ -144,12 +145,12 @@ class Tables(NamedTuple):
 
 
 def tables_of(reference, table):
-    """What make_tables() returned for these operations. table: [(name, Operation)]."""
-    for known, made in MADE:
-        if known == table:
-            return made
-    MADE.append((table, make_tables(reference, table)))
-    return MADE[-1][1]
+    """make_tables(), once for the same operations. table: [(name, Operation)]."""
+    for operations, tables in CACHE:
+        if operations == table:
+            return tables
+    CACHE.append((table, make_tables(reference, table)))
+    return CACHE[-1][1]
 
 
 def make_tables(reference, table):
@@ -163,11 +164,11 @@ def make_tables(reference, table):
         name, level, sign = table[at[0]][0], at[1], (-1, 1)[at[2]]
         kind, magnitude = kinds[at[0]], reference.magnitude(name, level, sign)
         if kind == POINTWISE:
-            shown = reference.test_single_operation(Image.fromarray(VALUES), name, level, sign)
-            lookups[at] = np.asarray(shown).reshape(256, 3).T
+            answer = reference.test_single_operation(Image.fromarray(VALUES), name, level, sign)
+            lookups[at] = np.asarray(answer).reshape(256, 3).T
         elif kind == NEAREST:
-            shown = reference.test_single_operation(Image.fromarray(PLACES), name, level, sign)
-            sources[at][:PIXELS] = sources_in(np.asarray(shown))
+            answer = reference.test_single_operation(Image.fromarray(PLACES), name, level, sign)
+            sources[at][:PIXELS] = sources_in(np.asarray(answer))
         elif kind in (SHEAR_X, SHEAR_Y):
             sources[at], fractions[at] = shear_tables(magnitude, kind == SHEAR_X)
         elif kind in (COLOR, CONTRAST, SHARPNESS):
@@ -200,7 +201,7 @@ def shear_tables(m, along_x):
     Returns: sources, uint16 (1120,), of the image moved by whole pixels, 32 rows of 35 or 35 rows
         of 32, the edges repeated; and fractions, float64 (3072,).
     """
-    # Of a pixel's middle: its place on the line that moves, and which line that is.
+    # A pixel's middle has a place on the line that moves, and a place across it.
     along, across = np.mgrid[:SIDE, :SIDE] + 0.5
     # In double precision as in Pillow: the last bit decides how a value is rounded down.
     place = along + m * across
@@ -279,7 +280,7 @@ def look_up(src, dst, table):
 def move(src, dst, sources, pixels):
     """Pixel i of dst is the one that begins at byte sources[i] of src. src, dst: as WORDs.
 
-    A word's fourth byte falls on the pixel behind it, which is copied next.
+    A word's fourth byte falls on the pixel after it, which is copied next.
     """
     for i in range(pixels):
         dst[3 * i] = src[np.intp(sources[i])]

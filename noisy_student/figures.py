@@ -21,10 +21,13 @@ from noisy_student.metrics import by_confidence
 BLUE, ORANGE, GREEN, GREY, SKY = "#0072b2", "#d55e00", "#009e73", "#6e6e6e", "#56b4e9"
 COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#e69f00", SKY, "#000000", "#999999")
 MARKERS = "osD^vP*X"
-# More lines than that in a chart cannot be told apart, more classes in a montage nobody looks at,
-# and fewer answers tell nothing about the share that is right.
-LINES, CLASSES, ENOUGH = 8, 40, 20
-# Of mosaics, in pixels: labels at the left, between two images, and a wrong one's frame.
+# A chart has at most MAX_LINES: more cannot be told apart.
+MAX_LINES = 8
+# A montage has at most MAX_CLASSES: nobody looks at more.
+MAX_CLASSES = 40
+# A bin has at least MIN_PER_BIN answers: fewer tell nothing about the share that is right.
+MIN_PER_BIN = 20
+# Widths in a mosaic, in pixels: the labels at the left, the room between two images, a frame.
 LABEL, GAP, FRAME = 230, 14, 5
 # Fonts that know Chinese, Japanese and Korean names, on Linux, Windows and macOS.
 CJK = ("Noto Sans CJK JP", "WenQuanYi Micro Hei", "Microsoft YaHei", "Malgun Gothic",
@@ -58,12 +61,12 @@ def save(figure, path, dpi=150):
 
 
 def style(i):
-    """Of the i-th of LINES lines: colour and marker."""
+    """Colour and marker of the i-th of MAX_LINES lines."""
     return {"color": COLOURS[i], "marker": MARKERS[i]}
 
 
 def wrapped(text, width=50, lines=9):
-    """Text broken after so many letters, and cut after so many lines."""
+    """Text in lines of at most `width` letters, and at most `lines` of them."""
     text = str(text).encode(errors="replace").decode()
     return "\n".join(textwrap.wrap(text, width, max_lines=lines, placeholder="…"))
 
@@ -117,7 +120,7 @@ def class_rows(labels, confidences, class_names, what, choose, tile):
     """A row of a mosaic for every class that has any images, the most confident first.
 
     Args:
-        what: the word for those counted. choose: of so many images in order, which are drawn.
+        what: the word for those counted. choose(n): which of n images in order are drawn.
         tile: makes one of an image's number.
 
     Returns: the rows, and what to say of the classes that are left out.
@@ -129,12 +132,12 @@ def class_rows(labels, confidences, class_names, what, choose, tile):
         if len(members):
             label = f"{wrapped(name, 13, lines=2)}\n{len(members):,} {what}"
             rows.append((label, [tile(i) for i in members[choose(len(members))]]))
-    more = len(rows) - CLASSES
-    return rows[:CLASSES], f" {more:,} more classes are not drawn." if more > 0 else ""
+    more = len(rows) - MAX_CLASSES
+    return rows[:MAX_CLASSES], f" {more:,} more classes are not drawn." if more > 0 else ""
 
 
 def spaced(count, most):
-    """At most so many of count things in order, evenly spaced: int (M,)."""
+    """At most `most` of `count` things in order, evenly spaced: int (M,)."""
     return np.linspace(0, count - 1, min(most, count)).round().astype(int)
 
 
@@ -291,7 +294,7 @@ def signed(points):
 
 
 def mean(cell, name):
-    """Of a number that every seed of a cell has, times 100."""
+    """The mean over a cell's seeds of a number that each has, times 100."""
     return 100 * np.mean([getattr(measured, name) for measured in cell.values()])
 
 
@@ -369,7 +372,7 @@ def line_charts(cells, title, heads, curves, **options):
         heads: a title for each panel. curves: of (panel, i, cell), the i-th cell's (x, y) pairs:
             first its line, then what is drawn thin or, where it is one point, hollow.
     """
-    more, shown = len(cells) - LINES, list(cells)[:LINES]
+    more, shown = len(cells) - MAX_LINES, list(cells)[:MAX_LINES]
     names = [wrapped(title(name)) for name in shown]
     legend = 0.4 + 0.21 * sum(name.count("\n") + 1 for name in names)
     figure, panels = new_figure(3.2 * len(heads) + legend, len(heads), **options)
@@ -411,7 +414,7 @@ def learning_curves(cells, title, path):
 def binned(confidence, right):
     """Mean confidence and share of right answers, %, of every bin that has enough of them."""
     count, confidence, accuracy = by_confidence(confidence, right)
-    return 100 * confidence[count >= ENOUGH], 100 * accuracy[count >= ENOUGH]
+    return 100 * confidence[count >= MIN_PER_BIN], 100 * accuracy[count >= MIN_PER_BIN]
 
 
 def tested(cell, kind):
@@ -462,7 +465,7 @@ def pseudo_labels(labellings, path):
 
     first = labellings[0]
     heads = [wrapped(f"images per class: {first.title}", 46) + "\n"]
-    if any(not np.isnan(of.right).all() for of in labellings[:LINES]):
+    if any(not np.isnan(of.right).all() for of in labellings[:MAX_LINES]):
         heads.append("of these right, %, where the truth is known")
     figure, panels = line_charts(dict(enumerate(labellings)), lambda i: labellings[i].title, heads,
                                  curves)
@@ -475,7 +478,8 @@ def pseudo_labels(labellings, path):
     panels[0].yaxis.set_major_formatter("{x:,.0f}")
     for axes in panels[1:]:
         axes.plot([0, 100], [0, 100], color="black", linewidth=1)
-        for k, threshold in enumerate(sorted({of.threshold for of in labellings[:LINES]} - {None})):
+        thresholds = {of.threshold for of in labellings[:MAX_LINES]} - {None}
+        for k, threshold in enumerate(sorted(thresholds)):
             axes.axvline(100 * threshold, color=GREY, linestyle=":", linewidth=2)
             axes.annotate(f"threshold {100 * threshold:g} %", (100 * threshold, 3 + 11 * k),
                           xytext=(4 - 8 * (threshold > 0.5), 0), textcoords="offset points",
@@ -486,7 +490,7 @@ def pseudo_labels(labellings, path):
 
 def name_classes(set_ticks, class_names, **options):
     """Writes the classes along an axis, unless there are too many to be read."""
-    if len(class_names) <= CLASSES:
+    if len(class_names) <= MAX_CLASSES:
         names = [wrapped(name, 14, lines=1) for name in class_names]
         set_ticks(range(len(names)), names, fontsize=12 if len(names) <= 20 else 7, **options)
 

@@ -189,7 +189,7 @@ def test_it_is_compiled_once_its_name_has_a_kind(name, kind, operation, images, 
     monkeypatch.setitem(lesson.OPERATIONS, name, operation)
     assert left_to_pillow(lesson.Rand_Augment()) == [name]
     monkeypatch.setitem(compiled_augment.KINDS, name, getattr(compiled_augment, kind))
-    monkeypatch.setattr(compiled_augment, "MADE", [])
+    monkeypatch.setattr(compiled_augment, "CACHE", [])
     assert left_to_pillow(lesson.Rand_Augment()) == []
     for kind in KINDS:
         check_operation(images[kind], name)
