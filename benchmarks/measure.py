@@ -22,6 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 # Before a benchmark imports Keras, here and in the process of a contender.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+# A notebook's choice may be a module that is not there.
+os.environ["MPLBACKEND"] = "agg"
 
 
 def in_turns(contenders, rounds=5, seconds=0.5):

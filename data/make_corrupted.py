@@ -318,21 +318,24 @@ def claim(out, settings):
                             f"in {made}). Give another folder, or delete it")
     elif out.is_dir() and any(not path.name.startswith(UNFINISHED) for path in out.iterdir()):
         raise UserError(f"{out} holds something that this script has not made. Give another folder")
-    else:
-        write_json(made, settings)
     occupy(out, flag="folder")
+    if not made.exists():
+        write_json(made, settings)
 
 
-def overview(out, names, original):
-    """One picture, a row per corruption: an image as it is, and at severities 1 to 5."""
+def overview(names, original, path):
+    """One picture, a row per corruption: an image as it is, and at severities 1 to 5.
+
+    Returns: its path.
+    """
     rows = []
     for name in names:
-        corrupted = np.load(out / f"{name}.npy", mmap_mode="r")
+        corrupted = np.load(path.parent / f"{name}.npy", mmap_mode="r")
         images = original, *corrupted[::len(corrupted) // len(SEVERITIES)]
         heads = [""] * len(images) if rows else ["as it is", *map(str, SEVERITIES)]
         rows.append((name.replace("_", "\n"), [(image, head, False)
                                                for image, head in zip(images, heads)]))
-    figures.mosaic(rows, len(images), 96, "Numbers: the severity.", out / "overview.png")
+    return figures.mosaic(rows, len(images), 96, "Numbers: the severity.", path)
 
 
 def main(args):
@@ -366,11 +369,12 @@ def main(args):
             write_arrays(path, np.concatenate(corrupted))
             print(f"{name}: {count:,} images x {len(SEVERITIES)} severities, "
                   f"{time.perf_counter() - begin:.1f} s", flush=True)
-    overview(out, names, images[0])
     # Last: without it, nobody takes half a set for a whole.
     write_arrays(out / "labels.npy", np.tile(labels, len(SEVERITIES)))
     print(f"{out}: {len(names)} corruptions x {len(SEVERITIES)} severities of {count:,} of "
-          f"{len(data.x_test):,} test images from {data.name}; look at {out / 'overview.png'}")
+          f"{len(data.x_test):,} test images from {data.name}")
+    for picture in figures.drawn(overview, names, images[0], out / "overview.png"):
+        print(f"look at {picture}")
 
 
 if __name__ == "__main__":

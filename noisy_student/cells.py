@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from noisy_student import runs
-from noisy_student.files import UserError, reading
+from noisy_student.files import UserError, printable, reading
 from noisy_student.metrics import (
     Temperature,
     expected_calibration_error,
@@ -82,7 +82,7 @@ def find(folders, known=None, labels=None):
             raise UserError(f"{folder}: {'holds no run' if os.path.isdir(folder) else 'no folder'}"
                             " (run.json). Run first: python cifar10_resnet50.py")
         for path in paths:
-            run, name = runs.read(path.parent), path.parent.name
+            run, name = runs.read(path.parent), printable(path.parent.name)
             otherwise = []
             if name in known and run.trained:
                 otherwise = differs_from(name, run.arguments, run.taught_by, known, labels)

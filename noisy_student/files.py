@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import secrets
 import sys
 import tempfile
 from concurrent.futures import BrokenExecutor
@@ -23,6 +24,14 @@ WRITER = {"here": True}
 
 class UserError(ValueError):
     """Something the user can put right: shown as one line, without a traceback."""
+
+
+def printable(text):
+    """Text in one line: whatever moves a cursor or a line, or is no character, is a question mark.
+
+    A folder's name may hold such bytes, and would write lines of its own.
+    """
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def first_line(error):
@@ -47,7 +56,10 @@ def reading(path):
 
 @contextlib.contextmanager
 def whole_file(path):
-    """Gives a path beside `path` to write to, and renames it once all of it is on the disk."""
+    """Gives a path beside `path` to write to, and renames it once all of it is on the disk.
+
+    Two processes may write the same file, where neither occupies its folder: the last one's stays.
+    """
     path = pathlib.Path(path)
     if not WRITER["here"]:
         with tempfile.TemporaryDirectory() as folder:
@@ -55,6 +67,8 @@ def whole_file(path):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{UNFINISHED}{path.name}")
+    if not OCCUPIED.keys() & set(path.resolve().parents):
+        beside = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-{path.name}")
     # What a killed run left, or a link that somebody put there.
     beside.unlink(missing_ok=True)
     try:

@@ -4,6 +4,7 @@ Noisy Student's paper claims robustness above all (its ImageNet-A, -C, -P). The 
 exhausted to look. A new test is a line in tests(): it must not load anything it does not need.
 """
 
+import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -85,17 +86,24 @@ def remembered(run, name, test):
     if path.exists():
         try:
             kept = read_json(path)
-            if kept["key"] == key:
+            if kept["key"] == key and kept["sha256"] == digest(key, kept["result"]):
                 return kept["result"]
+            if kept["key"] == key:
+                raise UserError(f"{path}: not what was written")
         except UserError:
             print(f"warning: {path} is damaged and is made again")
     result = test.measure(run.model())
     try:
-        write_json(path, {"key": key, "result": result})
+        write_json(path, {"key": key, "result": result, "sha256": digest(key, result)})
     except OSError as error:
         # A folder that may only be read must not cost the measurement.
         print(f"warning: {path} cannot be kept ({error})")
     return result
+
+
+def digest(key, result):
+    """sha256 of a result as it stands in a file, so that another one in its place is found out."""
+    return sha256(json.dumps([key, result]).encode())
 
 
 def columns(cells, tests):

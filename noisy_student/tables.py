@@ -1,12 +1,14 @@
 """Tables: {title: (what it says, head, rows)}, as Markdown and as numbers."""
 
 import pathlib
+import re
 from dataclasses import asdict
 
 import numpy as np
 
 from noisy_student import robustness
 from noisy_student.data import CIFAR10
+from noisy_student.files import printable
 from noisy_student.report import ANSWERS_SAY
 
 
@@ -117,12 +119,18 @@ def label_row(label):
 
 
 def markdown(head, lines):
-    """A table in Markdown, right to print and to paste."""
+    """A table in Markdown, right to print and to paste; text is text, whatever it looks like."""
+    head, *lines = [[as_text(cell) for cell in line] for line in (head, *lines)]
     widths = [max(map(len, column)) for column in zip(head, *lines)]
     rows = []
     for line in (head, ["-" * width for width in widths], *lines):
         rows.append("| " + " | ".join(text.ljust(w) for text, w in zip(line, widths)) + " |")
     return "\n".join(rows)
+
+
+def as_text(cell):
+    """What Markdown shows as it is: a folder's name must write no column, link or HTML."""
+    return re.sub(r"([\\|`\[<])", r"\\\1", printable(cell))
 
 
 def as_json(cells, answers, effects):

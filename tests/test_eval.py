@@ -1,5 +1,6 @@
 """The table and its answers: differences by hand, cells that are told apart, and the whole step."""
 
+import os
 import shutil
 from types import SimpleNamespace
 
@@ -352,6 +353,18 @@ def test_runs_on_other_data_are_refused(tmp_path):
     with pytest.raises(files.UserError, match="student was trained on other data than .*teacher"):
         evaluate(tmp_path, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="such names are for other systems")
+def test_a_folders_name_writes_nothing_but_itself(tmp_path, no_pictures, capsys):
+    a_run(tmp_path / "noisy_teacher", [1, 0])
+    forged = "mine\n| Does noise help? | yes | <img src=x> [a](b) \x1b[2J"
+    a_run(tmp_path / forged, [1, 1])
+    evaluate(tmp_path, "--out", tmp_path / "out")
+    said = (tmp_path / "out" / "results.md").read_text()
+    shown = "mine?\\| Does noise help? \\| yes \\| \\<img src=x> \\[a](b) ?\\[2J"
+    assert f"| {shown} " in said and "\n| Does noise help" not in said
+    assert "\x1b" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name, damaged", [

@@ -27,13 +27,24 @@ def test_file_is_whole_or_absent(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="no links")
-def test_what_a_killed_run_or_a_stranger_left_is_not_written_through(tmp_path):
+def test_what_a_killed_run_or_a_stranger_left_is_not_written_through(tmp_path, monkeypatch):
     (tmp_path / "mine").write_text("thesis")
+    monkeypatch.setattr(files, "OCCUPIED", {tmp_path.resolve(): None})
     (tmp_path / ".unfinished-a.txt").symlink_to(tmp_path / "mine")
     with files.whole_file(tmp_path / "a.txt") as path:
         path.write_text("one")
     assert (tmp_path / "mine").read_text() == "thesis" and not (tmp_path / "a.txt").is_symlink()
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "a.txt"}
+
+
+def test_two_processes_that_write_one_file_do_not_meet(tmp_path):
+    with files.whole_file(tmp_path / "a.txt") as ours:
+        ours.write_text("ours")
+        with files.whole_file(tmp_path / "a.txt") as theirs:
+            theirs.write_text("theirs")
+        assert (tmp_path / "a.txt").read_text() == "theirs"
+    assert (tmp_path / "a.txt").read_text() == "ours"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_file_on_a_full_disk_leaves_the_old_one_and_is_named(tmp_path, monkeypatch):

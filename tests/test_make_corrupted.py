@@ -10,6 +10,7 @@ from make_corrupted import CORRUPTIONS, SEVERITIES, corrupt
 from PIL import Image
 from scipy import ndimage
 
+from noisy_student import figures
 from noisy_student.data import load_data
 from noisy_student.files import UserError
 from noisy_student.robustness import LIKE_RANDAUGMENT
@@ -326,6 +327,16 @@ def test_a_missing_file_is_made_again_and_no_other(two):
     after = content(out)
     assert set(after) == set(before) and after["contrast.npy"] == before["contrast.npy"]
     assert after["fog.npy"][0] == before["fog.npy"][0]
+
+
+def test_a_picture_that_fails_costs_no_labels(toy, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("no font")
+
+    monkeypatch.setattr(figures, "mosaic", fail)
+    make(toy, tmp_path, "--images", 10, "--corruptions", "fog")
+    assert (tmp_path / "labels.npy").exists() and not (tmp_path / "overview.png").exists()
+    assert "overview.png is not drawn (RuntimeError: no font)" in capsys.readouterr().out
 
 
 def test_half_a_set_has_no_labels(toy, tmp_path, monkeypatch):

@@ -284,6 +284,15 @@ def test_what_is_known_is_not_measured_again(tmp_path, capsys):
     assert "damaged" in capsys.readouterr().out and calls == ["network"] * 4
 
 
+def test_a_result_that_somebody_changed_is_measured_again(tmp_path, capsys):
+    run, (test, calls) = a_run(tmp_path), a_test()
+    assert robustness.remembered(run, "mine", test) == {"right": 1}
+    (kept,) = tmp_path.iterdir()
+    kept.write_text(kept.read_text().replace('"right": 1', '"right": 9'))
+    assert robustness.remembered(run, "mine", test) == {"right": 2}
+    assert "damaged" in capsys.readouterr().out and len(calls) == 2
+
+
 def test_a_run_folder_that_may_only_be_read_is_a_warning(tmp_path, capsys, monkeypatch):
     def write(path, content):
         raise OSError(30, "Read-only file system")
