@@ -20,7 +20,8 @@ TEST_EVERY = 5
 class Dataset:
     """Labelled images, and who may see which.
 
-    x, y            all training images, uint8 (N, 32, 32, 3), and their classes, int64 (N,)
+    x, y            all training images, uint8 (N, 32, 32, 3), and their classes, int64 (N,);
+                    -1 where a data set has no label for one, which is then in `rest`
     train/val/rest  int64 indices into x: to train on, to validate on, and left without a label
     x_test, y_test  the test images, read once, at the end
     names           one name per training image: its path, where there is one
@@ -118,12 +119,17 @@ def load_files(path):
     if len(class_names) < 2:
         raise UserError(f"{path}: has one class, {class_names}; at least two are expected")
     x, y, names = decode(path, class_names, parts["train"])
+    if unlabelled := (y < 0).sum():
+        print(f"{path}: {unlabelled:,} training images have no label, and are part of the rest")
     tested = "test" if "test" in parts else "val"
     if tested in parts:
         if "val" in parts:
             print(f"{path}: its validation images are "
                   f"{'the test images here' if tested == 'val' else 'not used'}")
         x_test, y_test, _ = decode(path, class_names, parts[tested])
+        if unlabelled := (y_test < 0).sum():
+            print(f"{path}: {unlabelled:,} test images have no label, and are left out")
+            x_test, y_test = x_test[y_test >= 0], y_test[y_test >= 0]
         return Dataset(str(path), class_names, x, y, names, x_test, y_test)
     # The same for every seed.
     test = np.zeros(len(y), dtype=bool)
@@ -166,11 +172,15 @@ def split_labels(y, num_labeled=None, validation="split", seed=0):
     Every class keeps its share in each of the three, and no image is in two of them.
 
     Args:
-        y: int (N,), the classes.
+        y: int (N,), the classes; -1 for what has none and goes to `rest`.
 
     Returns: three sorted int64 index arrays: train, val, rest. Of every class there is an image to
         train on. Raises: UserError, where they are too few for that, whatever the seed.
     """
+    if (y < 0).any():
+        labelled, unlabelled = np.flatnonzero(y >= 0), np.flatnonzero(y < 0)
+        train, val, rest = split_labels(y[labelled], num_labeled, validation, seed)
+        return labelled[train], labelled[val], np.sort(np.r_[labelled[rest], unlabelled])
     classes = np.unique(y)
     wanted = len(y) if num_labeled is None else num_labeled
     num_val = 0

@@ -1,6 +1,8 @@
 """Files that are whole or absent, and users' mistakes that are one line. Imports no Keras."""
 
+import codecs
 import contextlib
+import csv
 import hashlib
 import io
 import json
@@ -161,6 +163,25 @@ def write_json(path, content):
     """Writes a dictionary."""
     with whole_file(path) as beside:
         beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_text(path):
+    """A text as editors save it: UTF-8, or UTF-16 after a byte order mark, which is cut."""
+    content = pathlib.Path(path).read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    return content.decode("utf-8-sig")
+
+
+def read_csv(path):
+    """The rows of a table, without empty ones, and without blanks around cells.
+
+    Spreadsheets write semicolons in many countries: the first line tells what parts its cells.
+    """
+    text = read_text(path)
+    delimiter = max(",;\t|", key=(text.splitlines() or [""])[0].count)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    return [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
 
 
 def read_json(path):

@@ -3,7 +3,6 @@
 A new format is a reader and a line in READERS. Nothing is decoded here.
 """
 
-import csv
 import io
 import itertools
 import json
@@ -11,21 +10,29 @@ import os
 import pathlib
 import pickle
 import re
-import tarfile
 import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from noisy_student.files import UserError, read_arrays, reading
+from noisy_student import archives
+from noisy_student.files import UserError, read_arrays, read_csv, read_text, reading
 
-# What a part of a data set is called by a file or a folder, and here.
-PARTS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
-# Columns of Parquet files, the first that is there.
-LABEL_COLUMNS = ("label", "labels", "fine_label")
+# What a part of a data set is called by a folder or a file, in any case, and here.
+PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val",
+         "valid": "val", "validation": "val"}
+# What columns are called, in any case; of several, the first one counts.
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "level")
+FILE_COLUMNS = ("file", "filename", "file_name", "image", "image_id", "path", "id")
+IMAGE_COLUMNS = ("image", "images", "img", "picture", "photo", "jpg", "png")
 # More bytes than CIFAR-100's largest file has.
 LARGEST_BATCH = 256 << 20
+# What CIFAR's own files are called; a folder of one of them needs the others of its line.
+CIFAR_SETS = ((*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"),
+              ("train", "test", "meta"))
+# Labels above are numbers of something else.
+MOST_CLASSES = 100_000
 # Names of arrays that belong together.
 ARRAY_PAIRS = (("data", "labels"), ("images", "labels"), ("x", "y"), ("X", "y"))
 
@@ -35,7 +42,7 @@ class Part(NamedTuple):
 
     # Paths, bytes or uint8 (32, 32, 3) arrays, as the content of an images.Picture.
     files: Iterable
-    # int (N,): places in the list of class names.
+    # int (N,): places in the list of class names; -1 where there is no label.
     labels: np.ndarray
     # One per image, the path where there is one.
     names: list
@@ -58,18 +65,22 @@ def read(path):
                 # Competitions keep the labels of their test images to themselves.
                 parts = {name: part for name, part in parts.items() if (part.labels >= 0).any()}
                 for name, part in parts.items():
-                    strange = set(part.labels.tolist()) - set(range(len(class_names)))
+                    strange = set(part.labels.tolist()) - set(range(-1, len(class_names)))
                     if strange:
                         raise UserError(f"{path}: the {name} images have a class {min(strange)}, "
                                         f"but there are {len(class_names)}, from 0 on")
+            alike = len(class_names) - len({name.lower() for name in class_names})
+            if alike:
+                print(f"warning: {path}: {alike} classes differ from others only by capital "
+                      f"letters: {', '.join(class_names)}")
             return class_names, parts
     raise UserError(f"{path}: neither a folder nor a Parquet file nor CIFAR's own archive; other "
                     "archives must be unpacked to train/<class>/*, test/<class>/*")
 
 
 def part_of(path):
-    """train, val or test, as a folder or the file's name says; None, where neither does."""
-    for name in pathlib.Path(path).parts:
+    """train, val or test, as the file's name or else a folder's says; None, where none does."""
+    for name in reversed(pathlib.Path(path).parts):
         for word in re.findall("[a-z]+", name.lower()):
             if word in PARTS:
                 return PARTS[word]
@@ -81,8 +92,38 @@ def numbered(part, count):
 
 
 def names_of(labels):
-    """Names for classes that are only numbers."""
-    return [str(number) for number in range(max(labels, default=-1) + 1)]
+    """Names for classes that are only numbers. Raises: UserError, where they number no classes."""
+    most = max(labels, default=-1)
+    if most > MOST_CLASSES:
+        raise UserError(f"there is a label {most:,}: classes are expected to be counted from 0 on")
+    return [str(number) for number in range(most + 1)]
+
+
+def places(labels, class_names):
+    """Names of classes -> int64 (N,), their places in the list; -1 for None."""
+    place = {name: i for i, name in enumerate(class_names)} | {None: -1}
+    return np.array([place[label] for label in labels], np.int64)
+
+
+def column_called(names, columns):
+    """The first of some names that a column has, as the column spells it; None, where none has."""
+    spelled = {column.lower(): column for column in columns}
+    return next((spelled[name] for name in names if name in spelled), None)
+
+
+def warn_of_missing(path, names):
+    """Says which files are not there of a set whose files' names tell how many it has."""
+    wanted = set().union(*(known for known in CIFAR_SETS if set(known) & set(names)))
+    shards = [re.fullmatch(r"(.*?)(\d+)(-of-0*(\d{1,5})\D.*)", name) for name in names]
+    for before, width, after, count in {(shard[1], len(shard[2]), shard[3], int(shard[4]))
+                                        for shard in filter(None, shards)}:
+        # Most are counted from 0 on.
+        first = int(f"{before}{count:0{width}}{after}" in names)
+        wanted |= {f"{before}{i:0{width}}{after}" for i in range(first, count + first)}
+    if missing := sorted(wanted - set(names)):
+        more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
+        print(f"warning: {path}: only a part of a known set: {len(missing):,} of {len(wanted):,} "
+              f"files are missing: {', '.join(missing[:5])}{more}")
 
 
 # --- folders --------------------------------------------------------------------------------------
@@ -129,20 +170,34 @@ def class_folders(folder):
     return dict(sorted(named.items()))
 
 
+def part_folders(folder):
+    """{"train", "test" or "val": its folder}, for those that there are."""
+    found = {}
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        part = PARTS.get(entry.name.lower())
+        if part and entry.is_dir():
+            if part in found:
+                raise UserError(f"{folder}: has {found[part].name}/ and {entry.name}/, and which "
+                                f"one is to {part} with is not known; move one of them away")
+            found[part] = folder / entry.name
+    return {part: found[part] for part in ("train", "test", "val") if part in found}
+
+
 def read_folders(folder):
     """train/<class>/*, and test/ or val/; or <class>/* alone, which is to test with."""
-    places = {PARTS[name]: folder / name for name in PARTS if (folder / name).is_dir()}
-    class_names, parts, passed = None, {}, []
-    for part, place in (places or {"test": folder}).items():
-        found = class_folders(place)
-        class_names = class_names or list(found)
-        if places and (list(found) != class_names or len(found) < 2):
+    found = part_folders(folder)
+    class_names, parts, passed, stray = None, {}, [], 0
+    for part, place in (found or {"test": folder}).items():
+        named = class_folders(place)
+        class_names = class_names or list(named)
+        if found and (list(named) != class_names or len(named) < 2):
             raise UserError(f"{folder}: classes are the folders in train/, test/ and val/, at "
-                            f"least two and the same in all; {place.name}/ has {list(found)}, "
+                            f"least two and the same in all; {place.name}/ has {list(named)}, "
                             f"the first has {class_names}")
         passed += [entry for entry in os.scandir(place) if hidden(entry.name)]
+        stray += sum(entry.is_file() and not hidden(entry.name) for entry in os.scandir(place))
         files, labels = [], []
-        for label, folders in enumerate(found.values()):
+        for label, folders in enumerate(named.values()):
             for class_folder in folders:
                 files += visible_files(class_folder, passed)
                 labels += [label] * (len(files) - len(labels))
@@ -150,25 +205,38 @@ def read_folders(folder):
         parts[part] = Part(files, np.array(labels, np.int64), names)
     if passed:
         print(f"{folder}: {len(passed)} hidden files or folders are passed over")
+    if stray:
+        print(f"{folder}: {stray:,} files beside the classes' folders are passed over")
     return class_names, parts
 
 
 def read_kaggle(folder):
     """Kaggle's CIFAR-10: train/<id>.png, and trainLabels.csv, which says (id, class)."""
-    with open(folder / "trainLabels.csv", newline="", encoding="utf-8-sig") as file:
-        _, *rows = csv.reader(file)
-    said = {pathlib.PurePath(row[0]).stem: row[1] for row in rows if row}
-    if not (folder / "train").is_dir():
+    table = folder / "trainLabels.csv"
+    header, *rows = read_csv(table)
+    file, label = (column_called(names, header) for names in (FILE_COLUMNS, LABEL_COLUMNS))
+    if file is None or label is None:
+        raise UserError(f"{table}: its first line names the columns, such as id and label; "
+                        f"it has {', '.join(header)}")
+    said = {}
+    for row in (dict(zip(header, row)) for row in rows):
+        name, of_class = pathlib.PurePath(row[file]).name, row.get(label) or None
+        if said.setdefault(name, of_class) != of_class:
+            raise UserError(f"{table}: {name} is {said[name]} in one line, {of_class} in another")
+    place = part_folders(folder).get("train")
+    if place is None:
         raise UserError(f"{folder}: has trainLabels.csv, but no folder train/: unpack train.7z")
     # In the order of their numbers.
-    found = sorted(visible_files(folder / "train"), key=lambda path: (len(path.stem), path.stem))
-    files = [path for path in found if path.stem in said]
+    found = sorted(visible_files(place), key=lambda path: (len(path.stem), path.stem))
+    files = [path for path in found if path.name in said or path.stem in said]
+    if not files:
+        raise UserError(f"{table}: no line fits a file: it has {next(iter(said), 'no line')!r}, "
+                        f"the folder has {found[0].name if found else 'no file'!r}")
     if len(files) < len(found) or len(files) < len(said):
         print(f"warning: {folder}: of {len(found):,} files and {len(said):,} lines of "
               f"trainLabels.csv, {len(files):,} belong together")
-    class_names = sorted(set(said.values()))
-    number = {name: i for i, name in enumerate(class_names)}
-    labels = np.array([number[said[path.stem]] for path in files], np.int64)
+    class_names = sorted(set(said.values()) - {None})
+    labels = places([said.get(path.name, said.get(path.stem)) for path in files], class_names)
     names = [path.relative_to(folder).as_posix() for path in files]
     return class_names, {"train": Part(files, labels, names)}
 
@@ -185,65 +253,107 @@ def parquet_file(path):
 
 
 def is_parquet(path):
-    return path.is_file() and path.suffix == ".parquet"
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(4) == b"PAR1"
+
+
+def features(schema):
+    """{column: what it holds}, as the library datasets writes it into the schema."""
+    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    return about.get("info", {}).get("features", {})
+
+
+def holds_bytes(kind):
+    """Whether a column's type is bytes, or a struct of bytes beside a path."""
+    from pyarrow import types
+
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def image_column(path, schema):
+    """The column of encoded images: the only one of bytes, or the one that is called so."""
+    columns = [field.name for field in schema if holds_bytes(field.type)]
+    if not columns:
+        raise UserError(f"{path}: no column holds images as bytes, of {', '.join(schema.names)}")
+    known = features(schema)
+    called = [column for column in columns if column.lower() in IMAGE_COLUMNS
+              or known.get(column, {}).get("_type") == "Image"]
+    if len(columns) > 1 and len(called) != 1:
+        raise UserError(f"{path}: which column is to be read? {' and '.join(called or columns)} "
+                        "may hold images; leave out or rename all but one")
+    return (called or columns)[0]
 
 
 def parquet_images(path):
-    """The encoded images of a Parquet file, as bytes; None, where there are none.
-
-    They are the first column that holds bytes, by itself or as `bytes` beside a path.
-    """
-    from pyarrow import types
-
+    """The encoded images of a Parquet file, as bytes; None, where there are none."""
     file = parquet_file(path)
-    for field in file.schema_arrow:
-        kind = field.type
-        if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            kind = kind.field("bytes").type
-        if types.is_binary(kind) or types.is_large_binary(kind):
-            break
-    else:
-        raise UserError(f"{path}: no column holds images as bytes, of "
-                        f"{', '.join(file.schema_arrow.names)}")
-    for batch in file.iter_batches(64, columns=[field.name]):
+    for batch in file.iter_batches(64, columns=[image_column(path, file.schema_arrow)]):
         for value in batch.column(0).to_pylist():
             yield value["bytes"] if isinstance(value, dict) else value
 
 
+def parquet_labels(path):
+    """A file's labels: names of classes or numbers, and None where there is none.
+
+    Returns: the labels, and the file's own list of names, by which its numbers have been named.
+    """
+    file = parquet_file(path)
+    schema = file.schema_arrow
+    column = column_called(LABEL_COLUMNS, schema.names)
+    if column is None:
+        raise UserError(f"{path}: none of its columns {', '.join(schema.names)} is "
+                        f"{' or '.join(LABEL_COLUMNS)}")
+    labels = [label_of(value) for value in file.read([column]).column(0).to_pylist()]
+    names = features(schema).get(column, {}).get("names") or []
+    if names:
+        strange = set(labels) - {None, *range(len(names))}
+        if strange:
+            raise UserError(f"{path}: has a class {min(strange)}, but names {len(names)}, "
+                            "from 0 on")
+        labels = [None if label is None else names[label] for label in labels]
+    return labels, names
+
+
+def label_of(value):
+    """A cell's label: a name or a number, or None. pandas writes 1.0 and NaN."""
+    if isinstance(value, str):
+        return value.strip() or None
+    if value is None or value != value or value == -1:
+        return None
+    return int(value) if value == int(value) else value
+
+
 def read_parquet(path):
     """Hugging Face's files: images with their bytes, and labels, perhaps with names for them."""
-    paths, labels, class_names = {}, {}, None
-    for one in [path] if is_parquet(path) else parquet_in(path):
-        file = parquet_file(one)
-        schema = file.schema_arrow
-        columns = [name for name in LABEL_COLUMNS if name in schema.names]
-        if not columns:
-            raise UserError(f"{one}: none of its columns {', '.join(schema.names)} is "
-                            f"{' or '.join(LABEL_COLUMNS)}")
-        part = part_of(one.name if one == path else one.relative_to(path)) or "train"
-        paths.setdefault(part, []).append(one)
-        labels.setdefault(part, []).extend(file.read(columns[:1]).column(0).to_pylist())
-        class_names = class_names or label_names(schema, columns[0])
-    values = sum(labels.values(), [])
-    if any(isinstance(label, str) for label in values):
-        class_names = sorted(set(values))
-        number = {name: i for i, name in enumerate(class_names)}
-        labels = {part: [number[label] for label in of_part] for part, of_part in labels.items()}
+    paths, labels, class_names = {}, {}, {}
+    files = [path] if is_parquet(path) else parquet_in(path)
+    warn_of_missing(path, [file.name for file in files])
+    for file in files:
+        part = part_of(file.name if file == path else file.relative_to(path)) or "train"
+        of_file, names = parquet_labels(file)
+        paths.setdefault(part, []).append(file)
+        labels.setdefault(part, []).extend(of_file)
+        # Another file may number the same classes in another order.
+        class_names |= dict.fromkeys(names)
+    values = set(itertools.chain(*labels.values())) - {None}
+    kinds = {type(value) for value in values}
+    if len(kinds) > 1 or not kinds <= {int, str}:
+        raise UserError(f"{path}: labels must be words, or whole numbers, in all files")
+    class_names = list(class_names) or (sorted(values) if kinds == {str} else names_of(values))
+    known = range(len(class_names)) if kinds == {int} else class_names
     parts = {}
     for part, y in labels.items():
         files = itertools.chain.from_iterable(map(parquet_images, paths[part]))
-        parts[part] = Part(files, np.array(y, np.int64), numbered(part, len(y)))
-    return class_names or names_of(values), parts
+        parts[part] = Part(files, places(y, known), numbered(part, len(y)))
+    return class_names, parts
 
 
 def parquet_in(folder):
     return sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")])
-
-
-def label_names(schema, column):
-    """The names that the library datasets writes into the schema; None, where there are none."""
-    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    return about.get("info", {}).get("features", {}).get(column, {}).get("names")
 
 
 # --- CIFAR's own files ----------------------------------------------------------------------------
@@ -253,17 +363,20 @@ class Unpickler(pickle.Unpickler):
     """Knows NumPy arrays and plain containers alone: a pickle can run any program."""
 
     KNOWN = {
-        # Of an array, before it is given its state.
+        # An array before it is given its state, and one of protocol 5.
         "_reconstruct": lambda *_: np.empty(0, np.uint8),
+        "_frombuffer": lambda content, dtype, shape, order: (
+            np.frombuffer(content, dtype).reshape(shape, order=order)),
+        "scalar": lambda dtype, content: np.frombuffer(content, dtype)[0],
         "ndarray": None,
         "dtype": np.dtype,
         # How bytes are written by protocol 2.
         "encode": lambda text, _: text.encode("latin-1"),
     }
-    MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "_codecs")
+    MODULES = re.compile(r"numpy(\._?core\.(multiarray|numeric))?|_codecs")
 
     def find_class(self, module, name):
-        if module not in self.MODULES or name not in self.KNOWN:
+        if not self.MODULES.fullmatch(module) or name not in self.KNOWN:
             raise UserError(f"a pickle that asks for {module}.{name}, where arrays and lists are "
                             "expected: it is not loaded")
         return self.KNOWN[name]
@@ -271,54 +384,65 @@ class Unpickler(pickle.Unpickler):
 
 def cifar_files(path):
     """{name: bytes} of the batches and the list of names, from a folder or an archive."""
-    wanted = re.compile(r"data_batch_\d+|test_batch|batches\.meta|train|test|meta")
-    found = {}
+    wanted = set().union(*CIFAR_SETS)
     if path.is_dir():
-        for file in sorted(path.iterdir()):
-            if file.is_file() and wanted.fullmatch(file.name):
-                found[file.name] = file.read_bytes()
-        return found
-    with tarfile.open(path) as archive:
-        for member in archive:
+        return {file.name: file.read_bytes() for file in sorted(path.iterdir())
+                if file.name in wanted and file.is_file()}
+    found = {}
+    try:
+        for member in archives.members(path, LARGEST_BATCH,
+                                       lambda name: os.path.basename(name) in wanted):
             name = os.path.basename(member.name)
-            if member.isreg() and wanted.fullmatch(name):
-                if member.size > LARGEST_BATCH:
-                    raise UserError(f"{path}: {name} would have {member.size:,} bytes, which no "
-                                    "batch of CIFAR's has")
-                found[name] = archive.extractfile(member).read()
+            if name in wanted:
+                if member.reason:
+                    raise UserError(f"{name}: {member.reason}")
+                found[name] = member.content
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     return dict(sorted(found.items()))
 
 
 def is_cifar(path):
     if path.is_dir():
-        return (path / "test_batch").is_file() or (path / "meta").is_file()
-    return tarfile.is_tarfile(path)
+        known = {"meta"}.union(*CIFAR_SETS[:1])
+        return any((path / name).is_file() for name in known)
+    return archives.kind(path) is not None
 
 
 def read_cifar(path):
     """cifar-10-batches-py, cifar-100-python (its fine labels), or their archives."""
-    images, labels, class_names = {}, {}, None
-    for name, content in cifar_files(path).items():
-        batch = Unpickler(io.BytesIO(content), encoding="bytes").load()
+    images, labels, class_names, files = {}, {}, None, cifar_files(path)
+    for name, content in files.items():
+        # Python 2 wrote strings that are bytes here.
+        batch = {text(key): value for key, value in
+                 Unpickler(io.BytesIO(content), encoding="bytes").load().items()}
         if name.endswith("meta"):
-            named = batch.get(b"label_names") or batch[b"fine_label_names"]
-            class_names = [name.decode() for name in named]
+            class_names = [text(name) for name in one_of(batch, "label_names", "fine_label_names")]
             continue
         part = "test" if name.startswith("test") else "train"
-        pixels = batch[b"data"]
-        if pixels.dtype != np.uint8:
-            raise UserError(f"{path}: {name} holds {pixels.dtype}, and not uint8")
-        images.setdefault(part, []).append(
-            pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-        labels.setdefault(part, []).extend(batch.get(b"labels") or batch[b"fine_labels"])
+        pixels, y = batch["data"], np.array(one_of(batch, "labels", "fine_labels"), np.int64)
+        if pixels.dtype != np.uint8 or pixels.shape != (len(y), 3072):
+            raise UserError(f"{path}: {name} holds {pixels.dtype} {pixels.shape}, and not uint8 "
+                            f"({len(y)}, 3072) for its {len(y)} labels")
+        images.setdefault(part, []).append(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+        labels.setdefault(part, []).append(y)
     if not images:
         raise UserError(f"{path}: holds none of CIFAR's batches; an archive of images must be "
                         "unpacked to train/<class>/*, test/<class>/*")
+    warn_of_missing(path, list(files))
     parts = {}
     for part in images:
-        x, y = np.concatenate(images[part]), np.array(labels[part], np.int64)
+        x, y = np.concatenate(images[part]), np.concatenate(labels[part])
         parts[part] = Part(x, y, numbered(part, len(y)))
-    return class_names or names_of(sum(labels.values(), [])), parts
+    return class_names or names_of(max(y.max() for y in labels[part]) for part in labels), parts
+
+
+def text(value):
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def one_of(batch, first, second):
+    return batch[first] if first in batch else batch[second]
 
 
 # --- arrays ---------------------------------------------------------------------------------------
@@ -358,7 +482,7 @@ def read_pairs(folder):
         parts[part] = Part(x, y.astype(np.int64), numbered(part, len(y)))
         most += y.tolist()
     names = folder / "classes.txt"
-    class_names = names.read_text(encoding="utf-8").split("\n") if names.is_file() else []
+    class_names = read_text(names).splitlines() if names.is_file() else []
     return [name.strip() for name in class_names if name.strip()] or names_of(most), parts
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 
 import numpy as np
 
-from noisy_student.files import UNFINISHED, UserError, reading, whole_file
+from noisy_student.files import UNFINISHED, UserError, read_csv, reading, whole_file
 from noisy_student.pool import tidy
 
 # Of unreadable files, so many are named on the screen; images.csv names all.
@@ -40,19 +40,17 @@ class Truth:
         if path:
             self.read(path, class_names)
         if data is not None:
-            for i in data.rest:
+            for i in data.rest[data.y[data.rest] >= 0]:
                 self.classes[f"rest/{tidy(data.names[i])}"] = int(data.y[i])
 
     def read(self, path, class_names):
-        with reading(path), open(path, newline="", encoding="utf-8-sig") as file:
-            for row in csv.reader(file, strict=True):
-                if not row:
-                    continue
+        with reading(path):
+            for row in read_csv(path):
                 if len(row) != 2:
                     raise UserError(f"{path}: two columns, path and class, are expected; got {row}")
-                name = row[1].strip()
-                label = class_names.index(name) if name in class_names else -1
-                self.classes[tidy(row[0].strip())] = label
+                name, of_class = row
+                label = class_names.index(of_class) if of_class in class_names else -1
+                self.classes[tidy(name)] = label
         strangers = sorted(key for key, label in self.classes.items() if label < 0)
         if strangers:
             print(f"{path}: {len(strangers):,} lines are of none of the classes, "

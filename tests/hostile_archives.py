@@ -45,6 +45,16 @@ def negative():
     return bytes(changed)
 
 
+def sparse(name="bad.png", size=32 << 20):
+    """A member in GNU's old sparse format: nothing but a hole."""
+    changed = bytearray(header(name, kind=tarfile.GNUTYPE_SPARSE))
+    changed[386:410] = b"%011o\0%011o\0" % (size, 0)
+    changed[483:495] = b"%011o\0" % size
+    changed[148:156] = b" " * 8
+    changed[148:156] = f"{sum(changed):06o}\0 ".encode()
+    return bytes(changed)
+
+
 GOOD, BOMB = member("a.png", png()), 3 << 30
 # What stands between two good images, and how many of these are found all the same.
 IN_A_TAR = {
@@ -60,6 +70,9 @@ IN_A_TAR = {
     "200,000 letters": (after_pax(path="a" * 200_000), 1),
     "60,000 letters": (after_pax(png(), path="a/" * 30_000), 2),
     "damaged header": (b"x" * 512, 1),
+    "sparse": (sparse(), 2),
+    "an end, and another tar": (bytes(1024), 2),
+    "an end, and no other tar": (bytes(1024) + b"x" * 512, 1),
 }
 # The same, of bytes that stand where a packed tar goes on for 8 MiB of zeros.
 PACKED = {
@@ -84,7 +97,7 @@ IN_A_ZIP = {
     "a name that is no UTF-8": (misname, 0), "of version 20": (put(6, "H", 200), 0),
     "under a password": (put(8, "H", 1), 2), "packed by bzip2": (put(10, "H", 12), 2),
     "claims 4 GB": (put(24, "I", 0xfffffff0), 2), "elsewhere": (put(42, "I", 0x7fffffff), 2),
-    "another check sum": (put(16, "I", 7), 2),
+    "another check sum": (put(16, "I", 7), 2), "on another": (put(42, "I", 0), 1),
 }
 
 

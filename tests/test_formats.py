@@ -1,19 +1,26 @@
 """Labelled data as people have it is loaded as the public tools write it."""
 
 import io
+import json
+import lzma
 import pickle
+import re
 import sys
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
 from conftest import TINY, train_teacher
+from hostile_archives import header, sparse
 from PIL import Image
 
 from noisy_student import formats, runs
 from noisy_student.data import CIFAR10, load_data
 from noisy_student.files import UserError
+from noisy_student.formats import text
 from noisy_student.pool import check_source
+from noisy_student.record import Truth
 
 # 60 to train on and 20 to test with, of ten classes in turn.
 LABELS, TEST_LABELS = np.arange(60) % 10, np.arange(20) % 10
@@ -72,9 +79,9 @@ def write_batches(folder):
     """cifar-10-batches-py: pickles of dictionaries whose keys are bytes."""
     folder = folder / "cifar-10-batches-py"
     folder.mkdir()
-    for name, x, labels in (("data_batch_1", X[:30], LABELS[:30]),
-                            ("data_batch_2", X[30:], LABELS[30:]),
-                            ("test_batch", X_TEST, TEST_LABELS)):
+    batches = [(f"data_batch_{i + 1}", X[12 * i:12 * i + 12], LABELS[12 * i:12 * i + 12])
+               for i in range(5)]
+    for name, x, labels in (*batches, ("test_batch", X_TEST, TEST_LABELS)):
         batch = {b"data": rows(x), b"labels": labels.tolist(), b"batch_label": name.encode()}
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
     names = {b"label_names": [name.encode() for name in CIFAR10]}
@@ -201,12 +208,183 @@ def test_labels_that_competitions_keep_to_themselves(tmp_path):
         load_data(str(folder))
 
 
-def test_kaggles_lines_and_files_that_do_not_belong_together_are_counted(tmp_path, capsys):
+# --- as people have it ----------------------------------------------------------------------------
+
+
+def test_parts_are_called_in_many_ways(tmp_path):
+    write_folders(tmp_path)
+    (tmp_path / "train").rename(tmp_path / "Training")
+    (tmp_path / "val").rename(tmp_path / "Testing")
+    data = load_data(str(tmp_path))
+    assert (len(data.x), len(data.x_test)) == (60, 20)
+    (tmp_path / "train").mkdir()
+    with pytest.raises(UserError, match="has Training/ and train/, and which one is to train"):
+        load_data(str(tmp_path))
+
+
+def test_files_beside_the_folders_of_classes_are_counted(tmp_path, capsys):
+    write_folders(tmp_path)
+    (tmp_path / "train" / "stray.png").write_bytes(png(X[0]))
+    assert len(load_data(str(tmp_path)).x) == 60
+    assert "1 files beside the classes' folders are passed over" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_classes_are_named_without_the_mark_that_editors_write(encoding, tmp_path):
+    text = "\r\n".join(["Münze", *CIFAR10[1:]])
+    (write_arrays(tmp_path) / "classes.txt").write_text(text, encoding, newline="")
+    assert load_data(str(tmp_path)).class_names == ["Münze", *CIFAR10[1:]]
+
+
+def kaggle_table(folder, change):
+    """Changes the text of trainLabels.csv in Kaggle's folder."""
+    table = write_kaggle(folder) / "trainLabels.csv"
+    table.write_text(change(table.read_text()))
+    return str(folder)
+
+
+def with_index(text):
+    header, *lines = text.splitlines()
+    return "\n".join([f",{header}", *(f"{i},{line}" for i, line in enumerate(lines))])
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: text.replace(",", ";"), lambda text: text.replace(",", "\t"), with_index,
+    lambda text: text.replace("\n", " \r\n").replace(",", ", "),
+    lambda text: text.replace("id,label", "Image,LEVEL"),
+    lambda text: text.replace(",cat", ".png,cat"), lambda text: "\ufeff" + text + "\n\n",
+], ids=["semicolons", "tabs", "index of pandas", "blanks", "other headers", "endings", "mark"])
+def test_a_table_of_labels_is_read_as_programs_write_it(change, tmp_path):
+    data = load_data(kaggle_table(tmp_path, change))
+    assert data.class_names == CIFAR10
+    rest = np.r_[:40, 50:60]
+    assert (data.x == X[rest]).all() and data.y.tolist() == LABELS[rest].tolist()
+
+
+def test_images_without_a_label_are_part_of_the_rest(tmp_path, capsys):
+    data = load_data(kaggle_table(tmp_path, lambda text: text.replace("\n3,bird\n", "\n3,\n")))
+    assert data.class_names == CIFAR10 and data.names[2] == "train/3.png"
+    assert data.y[2] == -1 and data.rest.tolist() == [2]
+    assert sorted([*data.train, *data.val, 2]) == list(range(len(data.x)))
+    assert "1 training images have no label, and are part of the rest" in capsys.readouterr().out
+    assert Truth(None, CIFAR10, data).of("rest", "train/3.png") is None
+
+
+@pytest.mark.parametrize("change, text", [
+    (lambda text: text.replace("id,label", "a,b"), "its first line .*; it has a, b$"),
+    (lambda text: text.replace("\n", "\n0"), "no line fits a file: it has '01', .* has '1.png'$"),
+    (lambda text: text + "3,cat\n", "3 is bird in one line, cat in another$")])
+def test_a_table_that_cannot_be_right_is_refused(change, text, tmp_path):
+    with pytest.raises(UserError, match=f"trainLabels.csv: {text}"):
+        load_data(kaggle_table(tmp_path, change))
+
+
+def test_lines_and_files_that_do_not_belong_together_are_counted(tmp_path, capsys):
     folder = write_kaggle(tmp_path)
     (folder / "train" / "60.png").rename(folder / "train" / "sixty.png")
     assert len(load_data(str(folder)).x) == 49
     assert "of 60 files and 60 lines of trainLabels.csv, 59 belong together" in (
         capsys.readouterr().out)
+
+
+def test_classes_that_differ_by_capital_letters_are_named(tmp_path, capsys):
+    load_data(kaggle_table(tmp_path, lambda text: text.replace("\n4,cat\n", "\n4,Cat\n")))
+    assert "1 classes differ from others only by capital letters: Cat, " in capsys.readouterr().out
+
+
+def write_table(path, names=None, **columns):
+    """A Parquet file of some columns, with a list of names for its column label."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    about = {"info": {"features": {"label": {"names": names}}}} if names else {}
+    table = pyarrow.table(columns)
+    parquet.write_table(table.replace_schema_metadata({"huggingface": json.dumps(about)}), path)
+
+
+def test_each_parquet_file_numbers_classes_by_its_own_list(tmp_path):
+    for part, names, x in (("train", ["cat", "dog"], X), ("test", ["dog", "cat"], X_TEST)):
+        write_table(tmp_path / f"{part}.parquet", names, image=[png(image) for image in x],
+                    label=[i % 2 for i in range(len(x))])
+    data = load_data(str(tmp_path))
+    assert [data.class_names[c] for c in data.y[:2]] == ["cat", "dog"]
+    assert [data.class_names[c] for c in data.y_test[:2]] == ["dog", "cat"]
+
+
+@pytest.mark.parametrize("none", [None, -1, float("nan")])
+def test_parquet_rows_without_a_label_are_part_of_the_rest(none, tmp_path):
+    labels = [i % 2 for i in range(60)]
+    labels[7] = none
+    write_table(tmp_path / "a.parquet", image=[png(image) for image in X], label=labels)
+    data = load_data(str(tmp_path))
+    assert data.class_names == ["0", "1"] and data.rest.tolist() == [7] and data.y[6] == 0
+
+
+@pytest.mark.parametrize("labels, text", [
+    ([0.5] * 60, "labels must be words, or whole numbers"),
+    (list(range(10**9, 10**9 + 60)), "there is a label 1,000,000,059: classes are expected")])
+def test_parquet_columns_that_are_no_classes_are_refused(labels, text, tmp_path):
+    write_table(tmp_path / "a.parquet", image=[png(image) for image in X], label=labels)
+    with pytest.raises(UserError, match=text):
+        load_data(str(tmp_path))
+
+
+def test_the_parquet_column_called_image_is_read(tmp_path):
+    images, others = [png(image) for image in X], [b"x"] * 60
+    labels = [i % 2 for i in range(60)]
+    write_table(tmp_path / "a.parquet", md5=others, image=images, mask=others, label=labels)
+    assert (load_data(str(tmp_path)).x[0] == X[0]).all()
+    write_table(tmp_path / "a.parquet", left=images, right=others, label=labels)
+    with pytest.raises(UserError, match=r"which column is to be read\? left and right may hold"):
+        load_data(str(tmp_path))
+
+
+@pytest.mark.parametrize("write, missing, text", [
+    (write_batches, ["data_batch_3", "data_batch_5"], "2 of 7 .* missing: data_batch_3, data_bat"),
+    (write_batches, ["batches.meta"], "1 of 7 files are missing: batches.meta"),
+    (write_parquet, ["data/train-00000-of-00002.parquet"], "1 of 3 files are .*: train-00000-of")])
+def test_missing_files_of_a_known_set_are_named(write, missing, text, tmp_path, capsys):
+    folder = write(tmp_path)
+    load_data(str(folder))
+    assert "missing" not in capsys.readouterr().out
+    for name in missing:
+        (folder / name).unlink()
+    load_data(str(folder))
+    assert re.search(f"warning: {folder}: only a part of a known set: {text}",
+                     capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("labels", [np.array, lambda labels: list(np.array(labels))])
+def test_batches_that_somebody_saved_again_are_read(protocol, labels, tmp_path):
+    folder = write_batches(tmp_path)
+    for path in folder.glob("*batch*"):
+        content = {text(key): value for key, value in pickle.loads(path.read_bytes()).items()}
+        if "labels" in content:
+            content["labels"] = labels(content["labels"])
+        content["label_names"] = list(map(text, content.get("label_names", [])))
+        path.write_bytes(pickle.dumps(content, protocol))
+    data = load_data(str(folder))
+    assert data.class_names == CIFAR10 and pairs(data.x, data.y) == pairs(X, LABELS)
+
+
+def test_batches_in_a_zip_are_read(tmp_path):
+    folder = write_batches(tmp_path)
+    with zipfile.ZipFile(tmp_path / "cifar.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, f"cifar-10-batches-py/{path.name}")
+    data = load_data(str(tmp_path / "cifar.zip"))
+    assert pairs(data.x, data.y) == pairs(X, LABELS)
+
+
+@pytest.mark.parametrize("content, text", [
+    (lzma.compress(header("pax", 1 << 30, tarfile.XHDTYPE) + bytes(1 << 20)), "a header of more"),
+    (lzma.compress(header("big", 1 << 30) + bytes(1 << 20)), "it unpacks to more than 100 times"),
+    (sparse("data_batch_1"), "data_batch_1: a sparse file: repack the archive")])
+def test_archives_of_labelled_data_are_bounded_like_pools(content, text, tmp_path):
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(UserError, match=f"^{tmp_path}/a.tar: {text}"):
+        load_data(str(tmp_path / "a.tar"))
 
 
 def test_archive_of_images_is_to_be_unpacked(tmp_path):
@@ -221,7 +399,7 @@ def test_batch_of_more_bytes_than_any_is_not_read(tmp_path):
         member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
         member.size = formats.LARGEST_BATCH + 1
         archive.addfile(member, open("/dev/zero", "rb"))
-    with pytest.raises(UserError, match="data_batch_1 would have 268,435,457 bytes, which no"):
+    with pytest.raises(UserError, match="data_batch_1: 268,435,457 bytes, more than"):
         load_data(str(tmp_path / "a.tar.gz"))
 
 

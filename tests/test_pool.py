@@ -1,6 +1,8 @@
 """Unlabelled images: the same from a folder and from any archive, and every file accounted for."""
 
+import gzip
 import io
+import lzma
 import os
 import shutil
 import tarfile
@@ -57,7 +59,7 @@ def pack(path, files):
             for name, content in files.items():
                 # ZipInfo() would turn \ into /, where that parts folders.
                 member = zipfile.ZipInfo("x")
-                member.filename = name
+                member.filename, member.compress_type = name, zipfile.ZIP_DEFLATED
                 archive.writestr(member, content)
         return path
     mode = "w" if path.suffix == ".tar" else f"w:{path.suffix[1:]}"
@@ -117,7 +119,7 @@ def test_tar_that_breaks_off_is_read_up_to_there(name, tmp_path):
     whole.write_bytes(whole.read_bytes()[:whole.stat().st_size // 2 + 700])
     *found, half, end = find_images(str(tmp_path / name))
     assert 1 < len(found) < 29 and all(isinstance(image.content, bytes) for image in found)
-    assert half.status == "unreadable" and "damaged from here on" in end.reason
+    assert half.status == "unreadable" and "not read from here on" in end.reason
 
 
 @pytest.mark.parametrize("name, content, good", [
@@ -135,6 +137,46 @@ def test_hostile_archive_is_good_images_and_one_line(name, content, good, tmp_pa
     assert len(pictures) - len(reasons) == good > 0 and len(reasons) <= 2
     assert all(reason and "\n" not in reason for reason in reasons)
     assert max(len(picture.path) for picture in pictures) <= 4096
+
+
+@pytest.mark.parametrize("unpack", [lambda content: content, gzip.compress, lzma.compress])
+def test_tars_written_one_after_the_other_are_read(unpack, tmp_path):
+    tars = [pack(tmp_path / "a.tar", {f"{name}.png": png()}).read_bytes() for name in "abc"]
+    (tmp_path / "all.tar").write_bytes(b"".join(map(unpack, tars)))
+    assert list(shown(tmp_path / "all.tar")) == ["a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize("before, after, text", [
+    (b"", b"x" * 9999, "9,999 bytes after the archive are not read"),
+    (b"x" * 9999, b"", "9,999 bytes before the archive are not read")])
+def test_what_is_not_read_of_a_zip_is_said(before, after, text, tmp_path):
+    whole = pack(tmp_path / "a.zip", {"a.png": png()}).read_bytes()
+    (tmp_path / "a.zip").write_bytes(before + whole + after)
+    image, end = find_images(str(tmp_path / "a.zip"))
+    assert image.content == png() and text in end.reason
+
+
+def test_what_follows_a_packed_tar_and_is_not_read_is_said(tmp_path):
+    whole = pack(tmp_path / "a.tar.xz", {"a.png": png()}).read_bytes()
+    (tmp_path / "a.tar.xz").write_bytes(whole + b"x" * 99_999)
+    image, end = find_images(str(tmp_path / "a.tar.xz"))
+    assert image.content == png() and "bytes after the archive are not read" in end.reason
+
+
+def test_an_archive_is_what_it_begins_with(tmp_path):
+    inner = pack(tmp_path / "inner.zip", {"inner.png": png()}).read_bytes()
+    tar = pack(tmp_path / "a.tar", {"outer.png": png(), "inner.zip": inner})
+    # Which only looks for its end.
+    assert zipfile.is_zipfile(tar)
+    assert list(shown(tar)) == ["outer.png", "inner.zip"]
+
+
+@pytest.mark.parametrize("name", ["a.tar.xz", "a.zip"])
+def test_an_archive_that_unpacks_to_too_much_is_read_up_to_there(name, tmp_path):
+    source = pack(tmp_path / name, {f"{i:02d}.png": bytes(1 << 20) for i in range(70)})
+    *pictures, end = find_images(str(source))
+    assert 60 < sum(picture.content is not None for picture in pictures) <= 64
+    assert "it unpacks to more than 100 times its size" in end.reason
 
 
 @pytest.mark.parametrize("name, text", [("nowhere", "nowhere: no such folder or archive"),
@@ -248,7 +290,7 @@ def test_a_new_format_is_a_generator_and_a_line(tmp_path, monkeypatch):
         for i, image in enumerate(np.load(source)):
             yield Picture(source, f"{i}", image, image.nbytes)
 
-    reader = (lambda source: source.endswith(".npy"), from_npy, os.path.getsize)
+    reader = (lambda source: source.endswith(".npy"), from_npy)
     monkeypatch.setattr(pool, "READERS", (*pool.READERS, reader))
     assert check_source(source) == os.path.getsize(source)
     decoded = list(decode_all(find_images(source), 1))
