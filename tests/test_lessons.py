@@ -119,7 +119,7 @@ def test_a_users_mistake_gives_one_line_from_the_shell(tmp_path):
     result = subprocess.run([sys.executable, ROOT / "eval.py", "nowhere"], cwd=tmp_path,
                             capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr == ("error: nowhere: no finished training there. "
+    assert result.stderr == ("error: nowhere: no folder (run.json). "
                              "Run first: python cifar10_resnet50.py\n")
     assert not list(tmp_path.iterdir())
 

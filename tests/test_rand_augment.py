@@ -164,22 +164,6 @@ def test_unknown_operation_is_named():
         applied(Image.new("RGB", (4, 4)), "invert")
 
 
-def test_an_operation_is_added_with_one_line(photos, monkeypatch):
-    """Drawn, applied to an image and to a batch, and in the picture of all."""
-    transposed = lesson.Operation(
-        lambda image, m: image.transpose(Image.Transpose.TRANSPOSE), (0,) * 10)
-    monkeypatch.setitem(lesson.OPERATIONS, "transpose", transposed)
-    augment = lesson.Rand_Augment(1, 10, seed=0)
-    operations, levels, signs = augment.draw(len(photos))
-    noisy = augment.apply_batch(photos, (operations, levels, signs))
-    drawn = np.flatnonzero(operations[:, 0] == 13)
-    assert 0 < len(drawn) < len(photos)
-    np.testing.assert_array_equal(noisy[drawn], photos[drawn].swapaxes(1, 2))
-    for i, x in enumerate(photos):
-        one = augment.apply(Image.fromarray(x), operations[i], levels[i], signs[i])
-        np.testing.assert_array_equal(noisy[i], np.asarray(one))
-
-
 def test_gallery(tmp_path, photos):
     Image.fromarray(photos[0]).save(tmp_path / "a.png")
 
