@@ -13,13 +13,14 @@ import stat
 import threading
 import time
 import warnings
+import zlib
 from collections import deque
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 
 import numpy as np
 from joblib.externals import loky
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps
 
 from noisy_student.files import UserError, first_line
 
@@ -33,6 +34,7 @@ DETAIL = 4
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # What else there may be, by how it begins, and what to do about it.
 CONVERT, NAME_IT = "convert it to PNG or JPEG", "unpack it, or name it by itself"
+UNPACK = "unpack it"
 OTHERS = (
     (rb"....ftyp(avif|avis)", "an AVIF image, which this Pillow cannot decode", CONVERT),
     (rb"....ftyp(hei|hev|mif1|msf1)", "a HEIC image", CONVERT),
@@ -48,8 +50,11 @@ OTHERS = (
     (rb"version https://git-lfs", "a Git LFS pointer", "git lfs pull fetches the file"),
     (rb"PK\x03\x04", "a zip archive or .npz", NAME_IT),
     (rb".{257}ustar", "a tar archive", NAME_IT),
-    (rb"\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd", "compressed (gzip, bzip2, xz or zstd)", NAME_IT),
-    (rb"7z\xbc\xaf|Rar!", "a 7z or RAR archive", "unpack it"),
+    (rb"\x1f\x8b|BZh|\xfd7zXZ", "compressed (gzip, bzip2 or xz)",
+     "unpack it, or, if it is a tar, name it by itself"),
+    (rb"\x28\xb5\x2f\xfd", "compressed by zstd", UNPACK),
+    (rb"\x04\x22\x4d\x18", "compressed by lz4", UNPACK),
+    (rb"7z\xbc\xaf|Rar!", "a 7z or RAR archive", UNPACK),
     (rb"PAR1", "a Parquet file", "name it by itself"),
     (rb"\x93NUMPY", "a NumPy array", "save its images as PNG"),
     (rb"\x80[\x02-\x05]", "a pickle", "which could run any program: save its images as PNG"),
@@ -63,8 +68,10 @@ IDLE = 60
 # So few bytes of files are decoded sooner than worker processes start.
 FEW_BYTES = 8 << 20
 
-# A PNG's texts, of whatever length, are not looked at; all together they are limited all the same.
-PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+# How files begin, and what a PNG's picture is made of.
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+PICTURE_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+
 # There are thousands of them in a bad folder, and what cannot be read is reported by name.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -146,29 +153,73 @@ def read_image(file):
                 raise UserError("not a regular file")
             if status.st_size == 0:
                 raise UserError("empty file")
-        with Image.open(file, formats=FORMATS) as image:
-            scale = DETAIL * IMAGE_SIZE / min(image.size)
-            image.draft(None, [math.ceil(side * scale) for side in image.size])
-            # After draft(), which only JPEG knows: a bomb is what would be decoded.
-            if image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                raise UserError(f"{image.width}x{image.height} pixels, "
-                                f"more than {Image.MAX_IMAGE_PIXELS} (a bomb?)")
-            image.load()
-            # Damaged metadata are no reason to lose an image.
-            with contextlib.suppress(Exception):
-                ImageOps.exif_transpose(image, in_place=True)
-            image = to_rgb(smaller(image))
-            if image.size != (IMAGE_SIZE, IMAGE_SIZE):
-                size = (IMAGE_SIZE, IMAGE_SIZE)
-                image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
-            return np.array(image)
+        return decode(file)
     except UserError:
         raise
-    except Image.UnidentifiedImageError as error:
-        raise UserError(what_it_is(file)) from error
     except Exception as error:
         # A decoder fed with broken bytes raises almost anything.
+        with contextlib.suppress(Exception):
+            return decode_picture_alone(file)
+        if isinstance(error, Image.UnidentifiedImageError):
+            raise UserError(what_it_is(file)) from error
         raise UserError(f"{type(error).__name__}: {first_line(error)}") from error
+
+
+def decode(file):
+    """A path or a binary file object -> uint8 (32, 32, 3). Raises: whatever a decoder raises."""
+    with Image.open(file, formats=FORMATS) as image:
+        if min(image.size) == 1:
+            raise UserError("{}x{} pixels, as pages count their visitors by".format(*image.size))
+        scale = DETAIL * IMAGE_SIZE / min(image.size)
+        image.draft(None, [math.ceil(side * scale) for side in image.size])
+        # After draft(), which only JPEG knows: a bomb is what would be decoded.
+        if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise UserError(f"{image.width}x{image.height} pixels, "
+                            f"more than {Image.MAX_IMAGE_PIXELS} (a bomb?)")
+        image.load()
+        # Damaged metadata are no reason to lose an image.
+        with contextlib.suppress(Exception):
+            ImageOps.exif_transpose(image, in_place=True)
+        if image.format == "BMP" and wholly_transparent(image):
+            # Programs write such an alpha channel and do not fill it; every viewer ignores it.
+            image = image.convert("RGB")
+        image = to_rgb(smaller(image))
+        if image.size != (IMAGE_SIZE, IMAGE_SIZE):
+            size = (IMAGE_SIZE, IMAGE_SIZE)
+            image = ImageOps.fit(image, size, Image.Resampling.LANCZOS)
+        return np.array(image)
+
+
+def decode_picture_alone(file):
+    """Decodes what is to be seen, where a file's metadata or its end mark are damaged.
+
+    Raises: whatever a decoder raises, where the picture is damaged, too.
+    """
+    content = file.getvalue() if isinstance(file, io.BytesIO) else pathlib.Path(file).read_bytes()
+    if content.startswith(PNG):
+        return decode(io.BytesIO(picture_chunks(content)))
+    if not content.startswith(JPEG):
+        raise ValueError("a format of which no part can be left out")
+    # Nothing but its end is missing, if the picture does not depend on what follows.
+    end, noise = b"\xff\xd9", content.replace(b"\xff", b"")
+    first, second = (decode(io.BytesIO(content.rstrip(b"\xff") + more))
+                     for more in (end, noise + end))
+    if (first != second).any():
+        raise ValueError("a part of the picture is missing")
+    return first
+
+
+def picture_chunks(content):
+    """A PNG's content without metadata, but for an intact note of how the camera was turned."""
+    kept, place = [PNG], len(PNG)
+    while place < len(content):
+        end = place + 12 + int.from_bytes(content[place:place + 4], "big")
+        kind, checksum = content[place + 4:place + 8], content[end - 4:end]
+        intact = zlib.crc32(content[place + 4:end - 4]) == int.from_bytes(checksum, "big")
+        if kind in PICTURE_CHUNKS or (kind == b"eXIf" and intact):
+            kept.append(content[place:end])
+        place = end
+    return b"".join(kept)
 
 
 def smaller(image):
@@ -196,7 +247,7 @@ def to_rgb(image):
     What a pixel's values mean follows from its type: 16 bits are divided by 257, floats up to 1
     are multiplied by 255, and all others count as 0..255.
 
-    Raises: UserError, where values are outside of that range.
+    Raises: UserError, where values are outside of that range, or where there is nothing to see.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         grey = np.asarray(image, dtype=np.float64)
@@ -212,9 +263,15 @@ def to_rgb(image):
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
+        if wholly_transparent(image):
+            raise UserError("wholly transparent: there is nothing to see")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def wholly_transparent(image):
+    return image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
 
 
 def pixels_or_reason(content):
@@ -265,12 +322,11 @@ def decode_all(pictures, workers=None):
     Yields: the Pictures, with pixels or with the reason why there are none.
     """
     workers = workers or loky.cpu_count()
-    if workers == 1:
+    pool = start_workers(workers) if workers > 1 else None
+    if pool is None:
         for picture in pictures:
             yield decoded(picture, *pixels_or_reason(picture.content))
         return
-    pool = loky.get_reusable_executor(workers, timeout=IDLE, initializer=live_and_die_with_parent,
-                                      initargs=(os.getpid(),))
     waiting, sizes = deque(), deque()
     for chunk in chunks(pictures):
         contents = pickle.dumps([picture.content for picture in chunk])
@@ -287,6 +343,16 @@ def decode_all(pictures, workers=None):
         sizes.append(len(contents))
     for chunk, future in waiting:
         yield from results(chunk, future)
+
+
+def start_workers(count):
+    """The processes that decode; None, where the system has no semaphores for them."""
+    try:
+        return loky.get_reusable_executor(count, timeout=IDLE, initializer=live_and_die_with_parent,
+                                          initargs=(os.getpid(),))
+    except (ImportError, NotImplementedError, OSError) as error:
+        print(f"images are decoded by one process, since none can be added ({first_line(error)})")
+        return None
 
 
 def results(chunk, future):

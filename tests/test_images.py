@@ -4,13 +4,14 @@ import gzip
 import io
 import os
 import pickle
+import struct
 import sys
 import types
+import zlib
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, features
-from PIL.PngImagePlugin import PngInfo
 
 from noisy_student import images
 from noisy_student.files import UserError
@@ -56,10 +57,35 @@ def test_right_size_is_not_resampled_and_cameras_are_turned_upright(tmp_path):
     assert (read_image(tmp_path / "b.png") == exact).all()
 
 
-def test_central_square_is_kept_and_transparent_black_is_seen_as_white():
+def test_central_square_is_kept():
     wide = np.pad(noise(32, 32), ((0, 0), (16, 16), (0, 0)))
     assert (read_image(io.BytesIO(encoded(wide, "PNG"))) == noise(32, 32)).all()
-    assert (read_image(io.BytesIO(encoded(np.zeros((32, 32, 4), np.uint8), "PNG"))) == 255).all()
+
+def test_white_shines_through_what_is_transparent():
+    pixels = np.zeros((32, 32, 4), np.uint8)
+    pixels[:16] = 50, 60, 70, 255
+    read = read_image(io.BytesIO(encoded(pixels, "PNG")))
+    assert (read[:16] == [50, 60, 70]).all() and (read[16:] == 255).all()
+
+
+@pytest.mark.parametrize("side", [32, 300])
+def test_bitmap_whose_alpha_nobody_filled_keeps_its_colours(side):
+    pixels = np.zeros((side, side, 4), np.uint8)
+    pixels[..., :3] = 200, 60, 30
+    # Bitmap header of version 5, with a mask that says where alpha is.
+    header = struct.pack("<IiiHHIIiiII4I", 124, side, side, 1, 32, 3, pixels.nbytes, 0, 0, 0, 0,
+                         0xff0000, 0xff00, 0xff, 0xff000000).ljust(124, b"\0")
+    content = b"BM" + struct.pack("<III", 138 + pixels.nbytes, 0, 138) + header + pixels.tobytes()
+    assert Image.open(io.BytesIO(content)).mode == "RGBA"
+    assert (read_image(io.BytesIO(content)) == [30, 60, 200]).all()
+
+
+@pytest.mark.parametrize("pixels, text", [
+    (np.zeros((32, 32, 4), np.uint8), "^wholly transparent"),
+    (np.zeros((1, 1, 3), np.uint8), "^1x1 pixels"), (np.zeros((1, 90, 3), np.uint8), "^90x1 pix")])
+def test_pictures_of_nothing_are_left_out(pixels, text):
+    with pytest.raises(UserError, match=text):
+        read_image(io.BytesIO(encoded(pixels, "PNG")))
 
 
 RAMP = np.tile(np.linspace(0, 1, 32, dtype=np.float32), (32, 1))
@@ -104,7 +130,8 @@ def test_what_is_not_decoded_says_what_it_is(kind, text):
 @pytest.mark.parametrize("content, text", [
     (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC image"), (b"\0\0\0\x20ftypisom", "a video"),
     (b'<?xml version="1.0"?>\n<svg>', "an SVG drawing"), (b"<!DOCTYPE html>", "a web page"),
-    (gzip.compress(b"x", mtime=0), "compressed"), (pickle.dumps([1], protocol=2), "a pickle")])
+    (gzip.compress(b"x", mtime=0), "compressed"), (b"\x28\xb5\x2f\xfd", "compressed by zstd"),
+    (b"\x04\x22\x4d\x18", "compressed by lz4"), (pickle.dumps([1], protocol=2), "a pickle")])
 def test_what_is_no_image_says_what_it_is(content, text):
     with pytest.raises(UserError, match=f"^{text}"):
         read_image(io.BytesIO(content))
@@ -116,12 +143,58 @@ def test_avif_is_decoded():
     assert np.abs(read_image(io.BytesIO(encoded(red, "AVIF"))).astype(int) - red[0, 0]).max() < 8
 
 
-def test_no_image_is_lost_for_its_metadata():
-    texts, exif, file = PngInfo(), b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", io.BytesIO()
-    # An editor's history of the picture.
-    texts.add_text("XML:com.adobe.xmp", "x" * (3 << 20), zip=True)
-    Image.fromarray(noise(32, 32)).save(file, "PNG", pnginfo=texts, exif=exif)
-    assert (read_image(file) == noise(32, 32)).all()
+WHOLE = {kind: encoded(np.repeat(np.repeat(noise(8, 8), 8, 0), 8, 1), kind)
+         for kind in ("PNG", "JPEG")}
+
+
+def with_chunk(kind, content, checksum=None):
+    """A PNG with a chunk of metadata."""
+    checksum = zlib.crc32(kind + content) if checksum is None else checksum
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+    return WHOLE["PNG"][:33] + chunk + WHOLE["PNG"][33:]
+
+
+def with_exif(tag, kind, value):
+    """A JPEG turned by 180 degrees, and with another entry."""
+    entries = struct.pack("<HHHIHxx", 2, 0x112, 3, 1, 3) + struct.pack("<HHI", tag, kind, 1) + value
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + entries + bytes(4)
+    return WHOLE["JPEG"][:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + (
+        WHOLE["JPEG"][2:])
+
+
+@pytest.mark.parametrize("content", [
+    with_chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(2_000_000))),
+    with_chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2_000_000))),
+    with_chunk(b"eXIf", b"garbage"), with_chunk(b"tEXt", b"a\0bcd", checksum=0),
+    with_chunk(b"tEXt", b"Raw profile type exif\0\nexif\n   10\nnothex!!\n"),
+    with_chunk(b"pHYs", b"abc"), with_chunk(b"gAMA", b""), with_chunk(b"cHRM", b"abc"),
+    with_chunk(b"sRGB", b""), WHOLE["PNG"][:-12], WHOLE["JPEG"][:-2], WHOLE["JPEG"][:-1],
+], ids=["profile", "text", "EXIF", "checksum", "EXIF in letters", "resolution", "gamma",
+        "primaries", "sRGB", "PNG without end", "JPEG without end", "JPEG with half an end"])
+def test_no_image_is_lost_for_its_metadata(content):
+    whole = WHOLE["PNG" if content.startswith(images.PNG) else "JPEG"]
+    assert (read_image(io.BytesIO(content)) == read_image(io.BytesIO(whole))).all()
+
+
+@pytest.mark.parametrize("entry", [(0x103, 9, struct.pack("<i", -5)),
+                                   (0x100, 11, struct.pack("<f", 1.5))])
+def test_cameras_are_turned_upright_whatever_else_they_say(entry):
+    turned = read_image(io.BytesIO(with_exif(*entry)))
+    assert (turned == read_image(io.BytesIO(WHOLE["JPEG"]))[::-1, ::-1]).all()
+
+
+def test_a_damaged_note_does_not_hide_how_the_camera_was_turned(tmp_path):
+    Image.fromarray(noise(32, 32)).save(tmp_path / "a.png", exif=TURNED)
+    content = (tmp_path / "a.png").read_bytes()
+    damaged = with_chunk(b"pHYs", b"abc")[33:48]
+    (tmp_path / "a.png").write_bytes(content[:33] + damaged + content[33:])
+    assert (read_image(tmp_path / "a.png") == np.rot90(noise(32, 32), -1)).all()
+
+
+@pytest.mark.parametrize("content", [WHOLE["JPEG"][:-40], WHOLE["PNG"][:-60]])
+def test_a_picture_of_which_a_part_is_missing_is_left_out(content):
+    with pytest.raises(UserError, match="truncated"):
+        read_image(io.BytesIO(content))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -253,3 +326,14 @@ def test_workers_begin_afresh_without_keras(monkeypatch):
     told = np.stack([picture.pixels for picture in decode_all(pictures, 2)])
     assert len(told) == 200 and os.getpid() not in told[:, 0]
     assert (told[:, 1] == 0).all()
+
+
+def test_without_semaphores_one_process_decodes(monkeypatch, capsys):
+    def no_semaphore(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(images.loky.backend.synchronize, "_SemLock", no_semaphore)
+    monkeypatch.setattr(images.loky.reusable_executor, "_executor", None)
+    pictures = [Picture("s", "a", encoded(noise(32, 32), "PNG"))]
+    assert (next(decode_all(pictures, 2)).pixels == noise(32, 32)).all()
+    assert "images are decoded by one process, since none can be added" in capsys.readouterr().out
