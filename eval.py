@@ -32,7 +32,7 @@ from noisy_student.cells import Labelling, find, measure, warn_if_unmatched
 from noisy_student.files import UserError, run_script, whole_file, write_json
 from noisy_student.labels import load_data_of
 from noisy_student.metrics import holm, mcnemar, paired_interval
-from noisy_student.tables import as_json, markdown, tables
+from noisy_student.tables import as_json, markdown, sections, tables
 
 # Weights of the four cells of TWO_BY_TWO: teacher, noisy teacher, student without noise, student.
 # The interaction is what pseudo-labels add under noise less what they add without.
@@ -176,10 +176,7 @@ def main(args):
         print(f"{answer.question}  {answer}")
     out = pathlib.Path(args.out)
     with whole_file(out / "results.md") as path:
-        parts = [f"## {name}\n\n{says}\n\n{markdown(head, lines)}"
-                 for name, (says, head, lines) in text.items()]
-        # A folder's name may hold bytes that are no letters.
-        path.write_text("\n\n".join(parts) + "\n", encoding="utf-8", errors="replace")
+        path.write_text(sections(text), encoding="utf-8")
     write_json(out / "results.json", as_json(cells, answers, effects))
 
     # What to look at
@@ -187,14 +184,16 @@ def main(args):
                                 everything[0].results["class_names"], out)
     print(f"\nin {out}: results.md, results.json, {', '.join(path.name for path in pictures)}")
     if args.report:
+        labelling_runs = [run for of_name in labelled.values() for run in of_name]
         photos = []
         if not args.no_photos:
-            photos = [run.path(name) for of_name in labelled.values() for run in of_name
+            photos = [run.path(name) for run in labelling_runs
                       for name in ("montage.png", "mistakes.png")]
-        # The page begins with the answers.
-        sections = {name: section for name, section in text.items() if name != "The answers"}
-        report.write_page(args.report, everything[0].made_from["data"], answers, sections,
-                          pictures, photos, report.conditions(everything))
+        # The page begins with the answers and their picture.
+        answered = {name: text.pop(name) for name in ("The answers",) if name in text}
+        report.write_page(args.report, everything[0].made_from["data"], sections(answered),
+                          sections(text), pictures, photos,
+                          report.commands(everything, labelling_runs))
         print(f"open in a browser: {args.report}")
 
 

@@ -552,6 +552,9 @@ def draw_all(cells, title, answers, labellings, class_names, out):
             ("robustness", curves, robustness, cells, title),
             ("pseudo_labels", labellings, pseudo_labels, labellings),
             ("confusion", cells, confusion, cells, title, class_names)):
+        path = pathlib.Path(out) / f"{name}.png"
+        # One of other tables must not stand beside these.
+        path.unlink(missing_ok=True)
         if there:
-            pictures += drawn(draw, *arguments, pathlib.Path(out) / f"{name}.png")
+            pictures += drawn(draw, *arguments, path)
     return pictures

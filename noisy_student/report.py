@@ -6,26 +6,14 @@ It needs no network and no script: everything is inside.
 import base64
 import datetime
 import html
-import itertools
-import os
 import pathlib
-import stat
+import shlex
 
-from noisy_student.figures import verdict
-from noisy_student.files import whole_file
+from markdown_it import MarkdownIt
+
+from noisy_student.files import sha256, whole_file
 
 PNG = b"\x89PNG\r\n\x1a\n"
-ANSWERS_SAY = (
-    "Differences of accuracy, in points, with 95 % intervals over other seeds and other test "
-    "images (Student's t, widened by the images that all seeds share). 'Shown' is a difference "
-    "whose interval is off zero. 'Not shown' is not 'no effect': the interval tells how large one "
-    "may still be. One seed shows nothing about a method: its interval is over test images alone. "
-    "Each interval misses the truth one time in twenty, so of ten questions whose true answer is "
-    "'nothing', one is called shown in every second such table; 'with Holm too' marks the answers "
-    "that stand together, with one chance in twenty that any of them is wrong in this way. "
-    "McNemar's exact p is about these networks alone, the largest of the seeds. The last three, "
-    "where they are there, are the 2x2's: what noise and pseudo-labels do, averaged over the other "
-    "of the two, and what pseudo-labels add under noise less what they add without.")
 # By the name of a picture's file: what it shows, for those who cannot see it; how to read it.
 PICTURES = {
     "accuracy": (
@@ -52,131 +40,112 @@ PICTURES = {
     "montage": ("Kept images of each class, by confidence", "What the teacher kept."),
     "mistakes": ("The most confident wrong labels", "What the teacher was surest of, and wrong."),
 }
-# What is said below a table that has a column of this name.
-COLUMNS = {"article": "The article's numbers are its full ResNet50's on all of CIFAR-10, and its "
-                      "losses include an L2 term: other networks and data do not compare."}
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 72rem;
   margin: auto; padding: 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top: 2.5rem; }
-dt { font-weight: 600; margin-top: .8rem; } dd { margin: 0; } small { color: #555; }
-.answers dd { border-left: .3rem solid; padding-left: .6rem; }
-.yes { color: #00664b; } .no { color: #a34700; } .open { color: #555; }
+p, figcaption { max-width: 45rem; color: #444; } pre { overflow-x: auto; font-size: .8rem; }
 .pictures { display: grid; gap: 2rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 figure { margin: 0; max-width: 40rem; } img { width: 100%; display: block; }
-figcaption, .note { font-size: .9rem; color: #444; }
-.close { display: none; }
-figure:target { position: fixed; inset: 0; max-width: none; overflow: auto; background: #fff;
-  padding: 1rem; }
-figure:target img { width: auto; }
-figure:target .close { display: inline-block; position: sticky; left: 0; padding: .5rem 0; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0;
-  border-bottom: 1px solid #ddd; overflow-wrap: break-word; }
-@media (max-width: 60rem) {
-  thead { display: none; } table, tbody, tr, td { display: block; }
-  tr { border-bottom: 2px solid #888; padding: .5rem 0; }
-  td { border: 0; padding: 0; overflow-wrap: anywhere; }
-  td::before { content: attr(data-label) ": "; color: #555; }
-  td:first-child { font-weight: 600; } td:first-child::before { content: none; }
-}
+table { display: block; overflow-x: auto; border-collapse: collapse; font-size: .9rem; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; min-width: 4rem;
+  border-bottom: 1px solid #ddd; overflow-wrap: normal; } td:nth-child(-n+2) { min-width: 11rem; }
 """
 
 
 def read_picture(path):
     """The bytes of a PNG file; None where there is none, or a link, or a file of another kind.
 
-    A link named montage.png may lead to what nobody wants to hand around in a page.
+    A run that somebody hands around may hold a link of a picture's name to a picture of one's own,
+    and a pipe would be waited for.
     """
-    try:
-        if stat.S_ISREG(os.lstat(path).st_mode):
-            content = pathlib.Path(path).read_bytes()
-            return content if content.startswith(PNG) else None
-    except OSError:
-        pass
-    return None
+    if path.is_symlink() or not path.is_file():
+        return None
+    content = path.read_bytes()
+    return content if content.startswith(PNG) else None
 
 
-def as_figures(heading, paths, kind):
-    """Pictures under a heading, each a link that shows it at its full size. Returns: HTML."""
-    parts = []
-    for number, path in enumerate(map(pathlib.Path, paths)):
-        content = read_picture(path)
-        if content is None:
-            continue
-        alt, caption = PICTURES.get(path.stem, (path.stem.replace("_", " "), ""))
-        if kind == "photo":
-            # Of several labellings' pictures, the folders tell which is which.
-            caption = f"{'/'.join(path.parts[-3:-1])}: {caption}"
-        data, name = base64.b64encode(content).decode("ascii"), f"{kind}{number}"
-        parts.append(f'<div id="at-{name}"><figure id="{name}"><a class="close" href="#at-{name}">'
-                     f'close</a><a href="#{name}"><img src="data:image/png;base64,{data}" '
-                     f'alt="{html.escape(alt)}"></a><figcaption>{html.escape(caption)}</figcaption>'
-                     "</figure></div>")
-    return [f"<h2>{heading}</h2>", '<div class="pictures">', *parts, "</div>"] if parts else []
-
-
-def as_table(head, rows):
-    """A table whose rows become blocks of "label: value" on a narrow screen. Returns: HTML."""
-    parts = ['<div class="wide"><table><thead><tr>']
-    parts += [f"<th>{html.escape(name)}</th>" for name in head]
-    parts.append("</tr></thead><tbody>")
-    for row in rows:
-        parts.append("<tr>")
-        for name, value in itertools.zip_longest(head, row, fillvalue=""):
-            label, value = html.escape(name), html.escape(str(value))
-            parts.append(f'<td data-label="{label}">{value}</td>')
-        parts.append("</tr>")
-    return "".join(parts) + "</tbody></table></div>"
-
-
-def write_page(path, data_name, answers, sections, pictures, photos, conditions):
-    """Writes the page: the answers first, then pictures, tables, photos, and the conditions.
+def as_figures(heading, paths, with_folder=False):
+    """Pictures under a heading. Returns: HTML, empty where there are none.
 
     Args:
-        answers: each with .question, .points, .per_seed, .shown, and its words as str().
-        sections: {title: (explanation, head, rows)}. All text is plain, and escaped here.
+        with_folder: whether several are of one name, and the folders tell which is which.
+    """
+    parts = []
+    for path in map(pathlib.Path, paths):
+        if (content := read_picture(path)) is None:
+            continue
+        alt, caption = PICTURES.get(path.stem, (path.stem.replace("_", " "), ""))
+        if with_folder:
+            caption = f"{'/'.join(path.parts[-3:-1])}: {caption}"
+        parts.append(f'<figure><img src="data:image/png;base64,{base64.b64encode(content).decode()}'
+                     f'" alt="{html.escape(alt)}">'
+                     f"<figcaption>{html.escape(caption)}</figcaption></figure>")
+    if not parts:
+        return ""
+    return f'<h2>{heading}</h2>\n<div class="pictures">{"".join(parts)}</div>'
+
+
+def write_page(path, data_name, answers, tables, pictures, photos, commands):
+    """Writes the page: the answers first, then pictures, tables, photos, and how it was made.
+
+    Args:
+        answers, tables: parts of results.md; HTML in them is text.
         pictures, photos: paths of PNG files. What is anything else is left out.
-        conditions: (label, text) pairs.
+        commands: command lines.
     """
     title = html.escape(f"Noisy Student on {data_name}: what it was worth")
-    body = [f"<h1>{title}</h1>"]
-    if answers:
-        body.append('<h2>The answers</h2><dl class="answers">')
-        for answer in answers:
-            seeds = ", ".join(f"{points:+.1f}" for points in answer.per_seed)
-            body.append(f"<dt>{html.escape(answer.question)}</dt>"
-                        f'<dd class="{verdict(answer)[0] if answer.shown else "open"}">'
-                        f"{html.escape(str(answer))} <small>(each seed: {seeds})</small></dd>")
-        body.append(f'</dl><p class="note">{html.escape(ANSWERS_SAY)}</p>')
-    body += as_figures("Pictures", pictures, "picture")
-    for heading, (explanation, head, rows) in sections.items():
-        body.append(f"<h2>{html.escape(heading)}</h2><p>{html.escape(explanation)}</p>")
-        body.append(as_table(head, rows))
-        body += [f'<p class="note">{COLUMNS[name]}</p>' for name in head if name in COLUMNS]
-    body += as_figures("Pseudo-labelled images", photos, "photo")
-    body.append("<h2>Conditions</h2><dl>")
-    for label, text in conditions:
-        body.append(f"<dt>{html.escape(label)}</dt><dd>{html.escape(str(text))}</dd>")
+    render = MarkdownIt("commonmark", {"html": False}).enable("table").render
     page = ["<!doctype html>", '<html lang="en">', '<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{title}</title>", f"<style>{STYLE}</style>", *body, "</dl>", "</html>", ""]
+            f"<title>{title}</title>", f"<style>{STYLE}</style>", f"<h1>{title}</h1>",
+            render(answers), as_figures("Pictures", pictures), render(tables),
+            as_figures("Pseudo-labelled images", photos, with_folder=True),
+            f"<h2>How it was made</h2><p>This page: {datetime.date.today().isoformat()}.</p>",
+            f"<pre>{html.escape(chr(10).join(commands))}</pre>", "</html>", ""]
     with whole_file(path) as beside:
         beside.write_text("\n".join(page), encoding="utf-8", errors="replace")
     return pathlib.Path(path)
 
 
-def conditions(everything):
-    """Under what conditions runs were made, for the end of the page: (label, text) pairs."""
-    versions, commands = {}, []
-    for run in everything:
-        versions |= {f"{key} {value}": None for key, value in run.versions.items()}
-        commands.append(f"{run.folder}: python {run.script} " + " ".join(
-            f"--{key.replace('_', '-')} {value}" for key, value in run.arguments.items()
-            if value not in (None, False)))
-    return [("Page made", datetime.date.today().isoformat()),
-            ("Data", everything[0].made_from["data"]),
-            ("Versions", ", ".join(versions)),
-            *(("Run", command) for command in commands)]
+def commands(trainings, labellings):
+    """The versions, and a command for each run, with which it can be made again: list of str.
+
+    Args:
+        trainings, labellings: lists of Runs. A folder that a run needs and that is none of theirs
+            stands there as FOLDER.
+    """
+    networks = {run.sha256.get("model.keras"): run.folder for run in trainings}
+    labels = {}
+    for run in labellings:
+        parts = [run.sha256.get(f"{name}.npy", "").encode() for name in ("x", "y", "index")]
+        labels[sha256(*parts)] = run.folder
+    versions = {f"{key} {value}": None for run in trainings for key, value in run.versions.items()}
+    lines = [f"# {', '.join(versions)}"]
+    for run in [*trainings, *labellings]:
+        made_from = run.made_from
+        if not run.trained:
+            where = ["--teacher", networks.get(made_from["teacher_sha256"], "FOLDER"), "--out"]
+        else:
+            where = ["--data", made_from["data"], "--log-dir"]
+            if run.taught_by:
+                where = ["--pseudo", labels.get(made_from.get("pseudo_sha256"), "FOLDER"), *where]
+            elif "noise" in run.arguments:
+                where = ["--pseudo", "none", *where]
+        lines.append(shlex.join(["python", run.script, *as_words(run.arguments), *where,
+                                 run.folder]))
+    return lines
+
+
+def as_words(arguments):
+    """What was chosen for a run, as on its command line."""
+    words = list(map(str, arguments.get("images", ())))
+    for key, value in arguments.items():
+        if key == "images" or value is None or value is False:
+            continue
+        words.append(f"--{key.replace('_', '-')}")
+        if value is not True:
+            words += map(str, value if isinstance(value, list) else [value])
+    return words

@@ -9,7 +9,18 @@ import numpy as np
 from noisy_student import robustness
 from noisy_student.data import CIFAR10
 from noisy_student.files import printable
-from noisy_student.report import ANSWERS_SAY
+
+ANSWERS_SAY = (
+    "Differences of accuracy, in points, with 95 % intervals over other seeds and other test "
+    "images (Student's t, widened by the images that all seeds share). 'Shown' is a difference "
+    "whose interval is off zero. 'Not shown' is not 'no effect': the interval tells how large one "
+    "may still be. One seed shows nothing about a method: its interval is over test images alone. "
+    "Each interval misses the truth one time in twenty, so of ten questions whose true answer is "
+    "'nothing', one is called shown in every second such table; 'with Holm too' marks the answers "
+    "that stand together, with one chance in twenty that any of them is wrong in this way. "
+    "McNemar's exact p is about these networks alone, the largest of the seeds. The last three, "
+    "where they are there, are the 2x2's: what noise and pseudo-labels do, averaged over the other "
+    "of the two, and what pseudo-labels add under noise less what they add without.")
 
 
 def mean(cell, what, scale=1.0, digits=2):
@@ -42,6 +53,13 @@ def tables(cells, known, title, answers, effects, labellings, tests):
     """
     first = next(iter(next(iter(cells.values())).values()))
     found = {}
+    found["The answers"] = (
+        ANSWERS_SAY,
+        ["question", "answer", "seed", "each seed", "p", "McNemar's p"],
+        [[answer.question, str(answer), ", ".join(map(str, answer.seeds)),
+          ", ".join(f"{value:+.1f}" for value in answer.per_seed),
+          f"{answer.p:.2g}" if len(answer.seeds) > 1 else "-",
+          f"{max(answer.mcnemar):.2g}" if answer.mcnemar else "-"] for answer in answers + effects])
     head = ["cell", "seed", "steps", "accuracy, %", "cross-entropy", "minutes"]
     lines = [[title(name), ", ".join(map(str, sorted(cell))),
               f"{next(iter(cell.values())).run.results['steps']:,}", accuracy(cell),
@@ -57,13 +75,6 @@ def tables(cells, known, title, answers, effects, labellings, tests):
             article = known[name].article if name in known else None
             line.append(f"{100 * article[0]:.2f} %, {article[1]}" if article else "-")
     found["The cells"] = says, head, lines
-    found["The answers"] = (
-        ANSWERS_SAY,
-        ["question", "answer", "seed", "each seed", "p", "McNemar's p"],
-        [[answer.question, str(answer), ", ".join(map(str, answer.seeds)),
-          ", ".join(f"{value:+.1f}" for value in answer.per_seed),
-          f"{answer.p:.2g}" if len(answer.seeds) > 1 else "-",
-          f"{max(answer.mcnemar):.2g}" if answer.mcnemar else "-"] for answer in answers + effects])
     found["Calibration"] = (
         "Expected calibration error (15 bins of equal width) and negative log-likelihood (nats), "
         "as trained and at the temperature fitted on the validation images: 1, if their 95 % "
@@ -126,6 +137,12 @@ def markdown(head, lines):
     for line in (head, ["-" * width for width in widths], *lines):
         rows.append("| " + " | ".join(text.ljust(w) for text, w in zip(line, widths)) + " |")
     return "\n".join(rows)
+
+
+def sections(tables):
+    """Tables as tables() gives them, each with its heading and what it says, in Markdown."""
+    return "\n\n".join(f"## {name}\n\n{says}\n\n{markdown(head, lines)}"
+                       for name, (says, head, lines) in tables.items()) + "\n"
 
 
 def as_text(cell):

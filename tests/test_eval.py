@@ -439,10 +439,14 @@ def test_tables_pictures_and_page(logs, teacher, pseudo, tmp_path, capsys):
     page, photos = (tmp_path / "page.html").read_text(), 1 + (pseudo / "mistakes.png").exists()
     assert page.count("data:image/png;base64,") == len(pictures) + photos
     assert "http" not in page and "Do pseudo-labels help, without noise?" in page
+    # What was drawn of other tables does not stay beside these.
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "robustness.png").touch()
     evaluate(logs, "--out", tmp_path / "again", "--report", tmp_path / "page.html", "--no-photos")
     again = (tmp_path / "again" / "results.md").read_text()
     assert again == (tmp_path / "figures" / "results.md").read_text()
     assert (tmp_path / "page.html").read_text().count("data:image/png;base64,") == len(pictures)
+    assert not (tmp_path / "again" / "robustness.png").exists()
 
 
 def test_robustness_asks_the_network_and_one_that_is_missing_is_named(logs, teacher, toy, tmp_path,

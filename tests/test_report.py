@@ -1,35 +1,22 @@
-"""The page: everything in it, each once, nothing that does not belong in it, no network."""
+"""The page: everything in it, nothing that does not belong in it, no network; commands to paste."""
 
 import base64
-import html
 import html.parser
 import os
-from types import SimpleNamespace
+import shlex
 
 import pytest
 from PIL import Image
 
-from noisy_student import report
+from noisy_student import arguments, report, runs
+
+ANSWERS = ("## The answers\n\nSays.\n\n| question | answer |\n| -- | -- |\n"
+           "| Is \\<b>it? | yes & no |\n")
+TABLES = "## The cells\n\n| cell | accuracy |\n| -- | -- |\n| 学生 \\| a | 47.97 ± 1.18 |\n"
 
 
-class Answer(SimpleNamespace):
-    def __str__(self):
-        return self.words
-
-
-ANSWERS = [
-    Answer(question="Does noise help?", words="yes, by 2.1 points (1.6 to 2.7)", points=2.1,
-           per_seed=[1.9, 2.3], shown=True),
-    Answer(question="Is <b>it</b> worth it?", words="no, it costs 3.0 points", points=-3.0,
-           per_seed=[-3.0], shown=True),
-    Answer(question="And then?", words="not shown: +0.1 points, p < 1", points=0.1,
-           per_seed=[0.1, -0.2], shown=False)]
-SECTIONS = {"The cells": ("Means & deviations.", ["cell", "accuracy", "article"],
-                          [["teacher \"1\"", "47.97 ± 1.18 %", "88.39 %"], ["学生", "46 %", "-"]])}
-
-
-class Tags(html.parser.HTMLParser):
-    """Every element's name and attributes, and those that are open in the end."""
+class Page(html.parser.HTMLParser):
+    """Every element's name and attributes, and the text of each."""
 
     def __init__(self, text):
         super().__init__()
@@ -37,22 +24,22 @@ class Tags(html.parser.HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
-        self.found.append((tag, dict(attributes)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
+        self.found.append((tag, dict(attributes), ""))
 
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
+    def handle_data(self, text):
+        if self.found:
+            tag, attributes, before = self.found[-1]
+            self.found[-1] = tag, attributes, before + text
 
     def all(self, name):
-        return [attributes for tag, attributes in self.found if tag == name]
+        return [(attributes, text) for tag, attributes, text in self.found if tag == name]
 
 
 @pytest.fixture
 def write(tmp_path):
-    def page(answers=ANSWERS, sections=SECTIONS, pictures=(), photos=(), conditions=()):
-        path = report.write_page(tmp_path / "report.html", "my <data>", answers, sections, pictures,
-                                 photos, conditions)
+    def page(answers=ANSWERS, tables=TABLES, pictures=(), photos=(), commands=()):
+        path = report.write_page(tmp_path / "report.html", "my <data>", answers, tables, pictures,
+                                 photos, commands)
         return path.read_text(encoding="utf-8")
     return page
 
@@ -67,36 +54,36 @@ def picture(tmp_path):
     return make
 
 
-def test_the_answers_come_first_in_words_and_once(write, picture):
-    text = write(pictures=[picture("accuracy.png")])
-    for answer in ANSWERS:
-        assert text.count(html.escape(str(answer))) == 1
-    assert text.index("no, it costs") < text.index("<img") < text.index("<table")
-    assert '<dd class="yes">yes, by' in text and '<dd class="no">no, it' in text
-    assert '<dd class="open">not shown' in text
-    assert "each seed: +1.9, +2.3" in text
+def test_answers_come_first_then_pictures_then_tables(write, picture):
+    text = write(pictures=[picture("accuracy.png")], photos=[picture("seed0/pseudo/montage.png")],
+                 commands=["python x.py"])
+    places = [text.index(what) for what in ("The answers", "Accuracy: the share", "The cells",
+                                            "What the teacher kept", "python x.py")]
+    assert places == sorted(places)
 
 
-def test_all_text_is_escaped_and_all_elements_are_closed(write, picture):
-    text = write(conditions=[("by <me>", "a && b <c>")], photos=[picture("<i>x/montage.png")])
-    assert "<b>" not in text and "<i>" not in text and "<c>" not in text
-    for escaped in ("my &lt;data&gt;", "&lt;b&gt;it", "Means &amp; dev", "teacher &quot;1&quot;",
-                    "p &lt; 1", "by &lt;me&gt;", "a &amp;&amp; b &lt;c&gt;", "&lt;i&gt;x"):
-        assert escaped in text
-    assert Tags(text).open == []
-    assert "学生" in text
+def test_tables_are_tables(write):
+    page = Page(write())
+    assert [text.strip() for _, text in page.all("td")] == ["Is <b>it?", "yes & no", "学生 | a",
+                                                           "47.97 ± 1.18"]
+
+
+def test_html_is_text_wherever_it_comes_from(write, picture):
+    text = write(tables="## <i>cells</i>\n\n<script>alert(1)</script>\n",
+                 photos=[picture("<i>x/montage.png")], commands=["a && b <c>"])
+    tags = {tag for tag, _, _ in Page(text).found}
+    assert not tags & {"b", "i", "script", "c", "data"}
+    assert "my &lt;data&gt;" in text and "a &amp;&amp; b &lt;c&gt;" in text
 
 
 def test_nothing_comes_from_elsewhere(write, picture):
     text = write(pictures=[picture("accuracy.png"), picture("answers.png")])
     assert "http" not in text and "<script" not in text and "@import" not in text
-    for link in Tags(text).all("a"):
-        assert link["href"].startswith("#")
 
 
 def test_pictures_are_inside_with_words_for_those_who_cannot_see(write, picture):
     paths = [picture("accuracy.png"), picture("made_up.png")]
-    images = Tags(write(pictures=paths)).all("img")
+    images = [attributes for attributes, _ in Page(write(pictures=paths)).all("img")]
     for path, image in zip(paths, images, strict=True):
         kind, data = image["src"].split(",")
         assert kind == "data:image/png;base64" and base64.b64decode(data) == path.read_bytes()
@@ -129,18 +116,53 @@ def test_only_regular_png_files_get_into_the_page(write, picture, tmp_path):
         names += ["montage.png", "link.png", "pipe.png"]
     paths = [tmp_path / name for name in names]
     text = write(pictures=paths, photos=paths)
-    assert "<img" not in text and base64.b64encode(b"PRIVATE KEY").decode() not in text
-    assert "Pictures" not in text and "Pseudo-labelled" not in text
-
-
-def test_tables_become_label_and_value_on_a_phone(write):
-    text = write()
-    cells = Tags(text).all("td")
-    assert [cell["data-label"] for cell in cells] == ["cell", "accuracy", "article"] * 2
-    narrow = text[text.index("@media"):]
-    assert "attr(data-label)" in narrow and "display: block" in narrow
-    assert '<td data-label="accuracy">47.97 ± 1.18 %</td>' in text
+    assert "<img" not in text and "Pictures" not in text and "Pseudo-labelled" not in text
 
 
 def test_names_that_are_no_unicode(write):
-    assert "bad ? byte" in write(conditions=[("File", "bad \udcff byte")])
+    assert "bad ? byte" in write(commands=["bad \udcff byte"])
+
+
+# --- commands that can be pasted ------------------------------------------------------------------
+
+
+def words_of(run, *others):
+    """The words of a run's command, behind the script, if others were made, too."""
+    lines = report.commands(*([r for r in (run, *others) if r.trained is trained]
+                              for trained in (True, False)))
+    (line,) = [line for line in lines if line.endswith(shlex.quote(run.folder))]
+    python, script, *words = shlex.split(line)
+    assert (python, script) == ("python", run.script)
+    return words
+
+
+def as_chosen(run):
+    """What its run.json has kept of it."""
+    return {key: value for key, value in run.arguments.items() if key != "classes"}
+
+
+def test_commands_ask_for_what_was_made(teacher, pseudo):
+    teacher, pseudo = runs.read(teacher), runs.read(pseudo)
+    again = vars(arguments.teacher("", words_of(teacher)))
+    assert {key: again[key] for key in as_chosen(teacher)} == as_chosen(teacher)
+    assert again["data"] == teacher.made_from["data"] and again["log_dir"] == teacher.folder
+    again = vars(arguments.labelling("", words_of(pseudo, teacher)))
+    assert {key: again[key] for key in as_chosen(pseudo)} == as_chosen(pseudo)
+    assert again["teacher"] == teacher.folder and again["out"] == pseudo.folder
+
+
+def test_a_students_command_names_its_labels(pseudo, tmp_path):
+    pseudo = runs.read(pseudo)
+    digest = report.sha256(*(pseudo.sha256[f"{name}.npy"].encode() for name in ("x", "y", "index")))
+    student = runs.Run(str(tmp_path / "my student"), "data_generator.py",
+                       {"noise": "all", "early_stopping": 0, "seed": 0, "width": 0.5,
+                        "labeled_share": None},
+                       {"data": "a b", "pseudo_sha256": digest}, {"labelling": {}},
+                       results={"test_accuracy": 1})
+    again = arguments.student("", words_of(student, pseudo))
+    assert (again.pseudo, again.data, again.log_dir) == (pseudo.folder, "a b", student.folder)
+    # Zeros are not left out.
+    assert (again.early_stopping, again.seed, again.width) == (0, 0, 0.5)
+    assert arguments.student("", words_of(student)).pseudo == "FOLDER"
+    student.taught_by = None
+    assert arguments.student("", words_of(student)).pseudo == "none"
