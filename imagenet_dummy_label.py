@@ -88,7 +88,10 @@ def look_at(teacher, batches, temperature):
             raw = raw[:len(readable)]
             soft = with_temperature(raw, temperature) if temperature != 1 else raw
             for picture, row, raw_confidence in zip(readable, soft, raw.max(axis=1)):
-                picture.judge(row, raw_confidence)
+                if np.isnan(raw_confidence):
+                    picture.leave_out("the teacher's answer is not a number")
+                else:
+                    picture.judge(row, raw_confidence)
         yield batch
 
 

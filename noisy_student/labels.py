@@ -12,7 +12,7 @@ from noisy_student import runs
 from noisy_student.data import load_data
 from noisy_student.files import UserError, sha256, write_arrays
 from noisy_student.metrics import near_copies, perceptual_hash
-from noisy_student.training import duration
+from noisy_student.training import BATCH, duration
 
 # Of the histogram of confidences, which replaces the list of all confidences.
 BINS = 1000
@@ -43,15 +43,27 @@ class Network:
     def predict_on_batch(self, x):
         """uint8 (N, 32, 32, 3) -> probabilities, float32 (N, C), whatever the network computes in.
 
-        Raises: UserError, where they are no distributions.
+        An answer that is not a number is NaN: it costs its own image alone. Raises: UserError,
+        where other answers are no distributions.
         """
         answers = self.model.predict_on_batch(x)
         y = np.asarray(answers, np.float32)
-        if wrong := no_distributions(y):
-            raise UserError(f"{self.path}: its answers {wrong}. A teacher answers with "
-                            "probabilities: end it in a softmax, and see to it that its weights "
-                            "are numbers")
+        numbers = np.isfinite(y).all(axis=1)
+        if wrong := no_distributions(y[numbers]):
+            self.refuse(wrong)
+        y = np.where(numbers[:, None], y, np.float32(np.nan))
         return y if answers.dtype == np.float32 else y / y.sum(axis=1, keepdims=True)
+
+    def try_out(self):
+        """Shows it noise, before hours are spent. Raises: UserError, where no answer is right."""
+        noise = np.random.default_rng(0).integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8)
+        answers = self.predict_on_batch(noise)
+        if np.isnan(answers).all():
+            self.refuse(no_distributions(answers))
+
+    def refuse(self, wrong):
+        raise UserError(f"{self.path}: its answers {wrong}. A teacher answers with probabilities: "
+                        "end it in a softmax, and see to it that its weights are numbers")
 
 
 def no_distributions(y):
@@ -121,7 +133,9 @@ def load_own_network(args):
     if data is None:
         print("copies of test images are not looked for: --data tells which these are")
     made_from = {"teacher_sha256": sha256(args.teacher)}
-    return Teacher(Network(model, args.teacher), args.classes, made_from, None, data)
+    network = Network(model, args.teacher)
+    network.try_out()
+    return Teacher(network, args.classes, made_from, None, data)
 
 
 # --- images that are tested on --------------------------------------------------------------------

@@ -10,8 +10,10 @@ import make_toy
 import numpy as np
 import pytest
 from conftest import TINY, label, train_student
+from PIL import Image
 
 import data_generator
+import imagenet_dummy_label
 from noisy_student import labels, runs
 from noisy_student.data import load_data
 from noisy_student.files import UserError, sha256
@@ -170,6 +172,22 @@ def test_network_that_does_not_answer_with_probabilities_labels_nothing(
     with pytest.raises(UserError, match=f"^{path}: its answers .*{text}.*: end it in a softmax"):
         label(toy / "unlabeled", "--teacher", path, "--classes", *"abcdefghij", "--out",
               tmp_path / "out")
+
+
+def test_an_answer_that_is_not_a_number_costs_its_own_image_alone(tmp_path):
+    for i in range(3):
+        Image.new("RGB", (32, 32), (0, 0, 9 * i)).save(tmp_path / f"{i}.png")
+
+    def answer(x):
+        y = np.full((len(x), 2), 0.5, np.float32)
+        y[x[:, 0, 0, 2] == 9, 0] = np.inf
+        return y
+
+    network = labels.Network(SimpleNamespace(predict_on_batch=answer), "own.keras")
+    pictures = list(imagenet_dummy_label.label_images(network, [str(tmp_path)], None, workers=1))
+    assert [picture.reason for picture in pictures] == [
+        "", "the teacher's answer is not a number", ""]
+    assert [picture.confidence for picture in pictures] == [0.5, None, 0.5]
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
