@@ -126,10 +126,7 @@ def load_files(path):
         if "val" in parts:
             print(f"{path}: its validation images are "
                   f"{'the test images here' if tested == 'val' else 'not used'}")
-        x_test, y_test, _ = decode(path, class_names, parts[tested])
-        if unlabelled := (y_test < 0).sum():
-            print(f"{path}: {unlabelled:,} test images have no label, and are left out")
-            x_test, y_test = x_test[y_test >= 0], y_test[y_test >= 0]
+        x_test, y_test = decode_tests(path, class_names, parts[tested])
         return Dataset(str(path), class_names, x, y, names, x_test, y_test)
     # The same for every seed.
     test = np.zeros(len(y), dtype=bool)
@@ -164,6 +161,14 @@ def decode(path, class_names, part, required=None):
     if missing:
         raise UserError(f"{path}: no readable image of {', '.join(missing)}")
     return images, labels, [part.names[i] for i in kept]
+
+
+def decode_tests(path, class_names, part, required=None):
+    """Decodes a formats.Part to test with, without what has no label: images and classes."""
+    x, y, _ = decode(path, class_names, part, required)
+    if unlabelled := (y < 0).sum():
+        print(f"{path}: {unlabelled:,} test images have no label, and are left out")
+    return x[y >= 0], y[y >= 0]
 
 
 def split_labels(y, num_labeled=None, validation="split", seed=0):

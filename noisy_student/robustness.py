@@ -15,7 +15,7 @@ import numpy as np
 
 from noisy_student import figures, formats
 from noisy_student.backend import loss_gradient
-from noisy_student.data import CIFAR10, decode
+from noisy_student.data import CIFAR10, decode_tests
 from noisy_student.files import UserError, read_arrays, read_json, sha256, write_json
 from noisy_student.metrics import exact_copies, near_copies
 from noisy_student.training import duration, predict
@@ -185,7 +185,7 @@ def renumbered(y, class_names, path):
     """Labels of a file that numbers CIFAR-10's classes, or folders named by numbers, as ours.
 
     Args:
-        y: int (N,), 0 to len(class_names) - 1.
+        y: int (N,), 0 to len(class_names) - 1; -1 where there is no label.
 
     Raises: UserError, where nobody says which class a number stands for.
     """
@@ -195,7 +195,8 @@ def renumbered(y, class_names, path):
     if sorted(order) != sorted(class_names):
         raise UserError(f"{path}: numbers its classes, which are taken for {', '.join(order)}; "
                         f"the networks know {', '.join(class_names)}")
-    return np.array([class_names.index(name) for name in order])[y]
+    # Where there is no label, -1 stays what it is.
+    return np.array([*map(class_names.index, order), -1])[y]
 
 
 def corrupted_columns(result):
@@ -302,12 +303,12 @@ def load_shifted(path, class_names):
         if len(theirs) > len(class_names):
             raise UserError(f"{path}: classes 0 to {len(class_names) - 1} are expected, "
                             f"it has {len(theirs)}")
-        return decode(path, theirs, part._replace(
-            labels=renumbered(part.labels, class_names, path)), required=())[:2]
+        return decode_tests(path, theirs, part._replace(
+            labels=renumbered(part.labels, class_names, path)), required=())
     missing = [name for name in class_names if name not in theirs]
     if missing:
         raise UserError(f"{path}: no readable image of {', '.join(missing)}")
-    x, y, _ = decode(path, theirs, part, required=class_names)
+    x, y = decode_tests(path, theirs, part, required=class_names)
     ours = np.array([class_names.index(n) if n in class_names else -1 for n in theirs])[y]
     if (ours < 0).any():
         print(f"{path}: {(ours < 0).sum():,} images are of other classes and left out")

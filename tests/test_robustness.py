@@ -235,6 +235,19 @@ def test_the_two_files_of_cifar10_1(tmp_path):
         robustness.load_shifted(tmp_path, CIFAR10)
 
 
+@pytest.mark.parametrize("names", [None, "\n".join(CIFAR10)])
+def test_shifted_images_without_a_label_are_left_out(names, tmp_path, capsys):
+    x, y = np.arange(12 * 3072).reshape(12, 32, 32, 3).astype(np.uint8), np.arange(12) % 10
+    y[1] = -1
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    if names:
+        (tmp_path / "classes.txt").write_text(names)
+    read, labels = robustness.load_shifted(tmp_path, CIFAR10)
+    assert labels.tolist() == np.delete(y, 1).tolist() and (read == np.delete(x, 1, axis=0)).all()
+    assert "1 test images have no label, and are left out" in capsys.readouterr().out
+
+
 def test_shifted_images_that_were_trained_or_tested_on_are_counted(tmp_path, stub, capsys):
     data = a_data_set()
     data.x[0] = 77
