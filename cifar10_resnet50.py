@@ -281,7 +281,7 @@ def main(args):
     data = load_data(args.data, args.num_labeled, args.validation, args.seed)
     print(data)
     fill_in(args, data)
-    run = runs.start("cifar10_resnet50.py", args.log_dir, args, data.lineage())
+    run = runs.start("cifar10_resnet50.py", args.log_dir, vars(args), data.lineage())
     if run.finished:
         print(f"{args.log_dir} is finished: test accuracy {run.results['test_accuracy']:.4f}")
         return

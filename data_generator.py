@@ -137,7 +137,7 @@ def main(args):
     elif args.labeled_share:
         raise UserError("--labeled-share: with --pseudo none all images are labelled")
 
-    run = runs.start("data_generator.py", args.log_dir, args, made_from, taught_by)
+    run = runs.start("data_generator.py", args.log_dir, vars(args), made_from, taught_by)
     if run.finished:
         print(f"{args.log_dir} is finished: test accuracy {run.results['test_accuracy']:.4f}")
         return

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from noisy_student import arguments, commands, pool
 from noisy_student.commands import Command
-from noisy_student.files import UserError, run_script
+from noisy_student.files import UserError, occupy, run_script
 
 
 class Labels(NamedTuple):
@@ -209,7 +209,12 @@ def main(args):
     order = with_needs(args.cells)
     check(order, args)
     if args.engine == "ray":
-        commands.run_on_cluster(commands_of(order, args), args)
+        from noisy_student import engine
+
+        occupy(args.out, "--out")
+        paths = [path for path in (args.data, *args.images) if path not in ("cifar10", "rest")]
+        engine.run_all(commands_of(order, args), [args.out, *paths], args.address,
+                       args.cpus_per_cell)
     else:
         commands.run_here(commands_of(order, args), args.jobs)
     folders = [f"{args.out}/seed{seed}" for seed in args.seeds]

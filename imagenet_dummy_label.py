@@ -3,18 +3,18 @@
     python imagenet_dummy_label.py photos/ more.tar.xz          # folders, tar and zip archives
     python imagenet_dummy_label.py rest --calibrate             # training images without a label
     python imagenet_dummy_label.py data/toy/unlabeled --truth data/toy/truth.csv
+    python imagenet_dummy_label.py --merge logs/a logs/b --out logs/both    # labelled apart
 
 The teacher looks at every image once, without noise. What it is confident about is kept with its
 soft label, the most confident first, at most --per-class-cap per class; smaller classes are then
 filled up to the largest by repetition. Copies of the labelled data's validation and test images
-are left out, exact and near ones.
+are left out, exact and near ones, and of equal pictures all but one.
 
-Reads   logs/teacher/ (step 1) and images of any size, format and mode
+Reads   logs/teacher/ (step 1) and images of any size, format and mode; or finished labellings
 Writes  logs/pseudo/   x.npy (kept images), y.npy (their soft labels), index.npy (the balanced
                        draw), images.csv (every image seen, what became of it, and the truth where
-                       known), run.json, montage.png, confidence.png, mistakes.png (where truth is
-                       known).
-                       With --engine ray, images.csv is the index of a table per source in parts/.
+                       known), merge.npz (what else --merge needs), run.json, montage.png,
+                       confidence.png, mistakes.png (where truth is known)
 """
 
 from noisy_student import arguments
@@ -24,61 +24,36 @@ if __name__ == "__main__":
     args = arguments.labelling(__doc__)
 
 import heapq
-import itertools
+import shutil
+from dataclasses import dataclass
 
 import numpy as np
 
 # A student can teach too, and its layers must be known to load it.
 import stochastic_resblock  # noqa: F401
-from noisy_student import backend, parts, pool, runs
-from noisy_student.batches import in_batches, made_ahead
+from noisy_student import backend, labels, merge, pool, runs
 from noisy_student.files import UserError, run_script
-from noisy_student.images import FEW_BYTES, decode_all
-from noisy_student.labels import (
-    BINS,
-    load_teacher,
-    nothing_kept,
-    save_labels,
-    with_progress,
-    without_copies,
-)
 from noisy_student.metrics import fit_temperature, score, with_temperature
 from noisy_student.record import Record, Truth, scratch_table
 from noisy_student.training import BATCH, predict
 
 # --- the teacher looks at every image once --------------------------------------------------------
+#
+# The teacher sees images as they are, so that its labels are as good as it can make them; noise is
+# for the student, who must reach the same answer from less. Labels are soft: "cat 0.6, dog 0.4"
+# tells a student more than "cat" does, and costs less where it is wrong.
 
 
-def label_images(teacher, sources, data, temperature=1.0, workers=None):
-    """Decodes every image and lets the teacher look at it, without noise, a batch at a time.
-
-    Finding and decoding, the teacher, and whoever takes the labels all work at the same time.
-    Article: one image at a time.
-
-    Args:
-        sources: folders, archives, or the word "rest": what `data` left without a label.
-        data: a Dataset, whose validation and test images are left out; or None.
-
-    Yields: Pictures, with what the teacher says, or the reason why they were not shown to it.
-    """
-    pictures = itertools.chain.from_iterable(pool.find_images(source, data) for source in sources)
-    batches = in_batches(decode_all(pictures, workers), BATCH)
-    if data is not None:
-        batches = without_copies(batches, data)
-    for batch in made_ahead(look_at(teacher, made_ahead(batches), temperature)):
-        yield from batch
-
-
-def look_at(teacher, batches, temperature):
-    """Fills in what the teacher says of the pictures that can be looked at.
+def label_images(teacher, batches, temperature=1.0):
+    """Lets the teacher look at images, without noise. Article: one image at a time.
 
     The teacher is always shown BATCH images, some of them repeated if need be: what it says of one
     then does not depend on how many are shown with it, and no backend compiles for another size.
 
     Args:
-        batches: lists of Pictures.
+        batches: lists of at most BATCH Pictures.
 
-    Yields: the same lists.
+    Yields: the same lists; what the teacher says of a Picture, unless it is left out, is filled in.
     """
     for batch in batches:
         readable = [picture for picture in batch if not picture.reason]
@@ -95,22 +70,12 @@ def look_at(teacher, batches, temperature):
         yield batch
 
 
-def choose_and_record(pictures, selection, record):
-    """Chooses from a pool, or from a part of one, and takes down what the teacher said.
-
-    Args:
-        pictures: of label_images. selection: a Selection. record: which only looks on.
-    """
-    for picture in pictures:
-        if not picture.reason:
-            selection.add(picture)
-        record.add(picture)
-
-
 def calibrate(teacher, data):
     """Fits a temperature on the images that the teacher was validated on.
 
-    A teacher that has memorised its training images is surer than it should be (Guo et al. 2017).
+    A teacher that has memorised its training images is surer than it should be (Guo et al. 2017):
+    a threshold then keeps what it should not. Dividing the logits by one number brings confidence
+    near accuracy, and leaves the order of the classes as it is.
     """
     x, t = data.validation()
     before = predict(teacher, x)
@@ -124,67 +89,92 @@ def calibrate(teacher, data):
 
 
 # --- the most confident of each class -------------------------------------------------------------
+#
+# A confident label is more often right, and a wrong one teaches the student a mistake. But one
+# threshold for all classes keeps few images of those that the teacher is seldom sure of, and the
+# student then hardly meets them: a share of each class keeps them all. A cap bounds what is kept
+# of the commonest ones.
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is kept of all that the teacher has seen, and how it is used.
+
+    threshold    a picture is kept if its confidence is above (article: 0.75; the paper: 0.3)
+    share        only this share, 0..1, of what the teacher put into a class is kept; None: all
+    cap          at most this many of a class are kept (the paper: 130,000); None: no cap
+    max_repeats  a picture is used at most this often when classes are balanced; None: no limit
+    hard         whether labels are one-hot
+    balanced     whether smaller classes are filled up to the largest
+    """
+
+    threshold: float = 0.75
+    share: float = None
+    cap: int = None
+    max_repeats: int = None
+    hard: bool = False
+    balanced: bool = True
+
+    def most(self, seen):
+        """How many of a class are kept at most, of all that the teacher has put into it."""
+        most = round((self.share or 1.0) * seen)
+        return min(most, self.cap) if self.cap else most
 
 
 def rank(picture):
-    """The order of choice: most confident first, and equals by name, not in an order of listing."""
-    return -picture.confidence, *picture.name
-
-
-def most_confident(pictures, count):
-    """At most `count` of them, the most confident first."""
-    return heapq.nsmallest(count, pictures, rank)
+    """Sort key: most confident first; ties by name, so the order of files does not matter."""
+    return -picture.confidence, *picture.name, picture.digest
 
 
 class Selection:
-    """Keeps, of everything it is shown, the most confident images of each class.
+    """Keeps, of everything it is shown, the most confident pictures of each class, each once.
 
-    With a cap, memory grows with what is kept, not with what is seen.
-
-    Args:
-        threshold: an image is kept if its confidence is above (article: 0.75; the paper: 0.3).
-        per_class_cap: at most so many of a class (the paper: 130,000); None, no cap.
-        keep_share: of each class, only this share, 0..1, of all that the teacher put into it: a
-            threshold alone keeps few of the classes that a teacher is seldom sure of.
+    With a cap, memory grows with what is kept, and by 16 bytes for every picture that is seen.
     """
 
-    def __init__(self, threshold, per_class_cap, num_classes, keep_share=1.0):
-        self.threshold, self.cap, self.keep_share = threshold, per_class_cap, keep_share
-        self.candidates = [[] for _ in range(num_classes)]
-        self.seen = np.zeros(num_classes, dtype=np.int64)
-        self.histogram = np.zeros(BINS, dtype=np.int64)
-        # Of each class the rank beyond which nothing is kept, as far as that is known: for Ray's
-        # machines.
-        self.bounds = [None] * num_classes
+    def __init__(self, rule, num_classes):
+        self.rule = rule
+        # {digest: Picture} of each class: equal pictures are one, under the first of their names.
+        self.candidates = [{} for _ in range(num_classes)]
+        self.digests, self.seen = set(), np.zeros(num_classes, dtype=np.int64)
 
     def add(self, picture):
-        """Shows one labelled picture."""
-        self.seen[picture.label] += 1
-        self.histogram[min(int(picture.confidence * BINS), BINS - 1)] += 1
-        if picture.confidence > self.threshold:
-            self.take(picture)
+        """Shows one labelled Picture. Returns: whether an equal one came before."""
+        repeated = picture.digest in self.digests
+        self.digests.add(picture.digest)
+        self.seen[picture.label] += not repeated
+        if picture.confidence > self.rule.threshold:
+            candidates = self.candidates[picture.label]
+            equal = candidates.get(picture.digest, picture)
+            candidates[picture.digest] = min(equal, picture, key=rank)
+            # Sorted now and then, not at every image.
+            if self.rule.cap and len(candidates) >= 2 * self.rule.cap + BATCH:
+                best = self.most_confident(candidates)
+                self.candidates[picture.label] = {each.digest: each for each in best}
+        return repeated
 
-    def take(self, picture):
-        """Takes one picture above the threshold as a candidate."""
-        of_class = self.candidates[picture.label]
-        of_class.append(picture)
-        # Sorted now and then, not at every image.
-        if self.cap and len(of_class) >= 2 * self.cap + BATCH:
-            self.candidates[picture.label] = most_confident(of_class, self.cap)
-            self.bounds[picture.label] = rank(self.candidates[picture.label][-1])
+    def most_confident(self, candidates):
+        """Those within the cap, the most confident first."""
+        return heapq.nsmallest(self.rule.cap or len(candidates), candidates.values(), rank)
 
     def kept(self):
-        """The chosen images, class after class, the most confident first: Pictures."""
-        chosen = []
-        for of_class, seen in zip(self.candidates, self.seen):
-            most = round(self.keep_share * int(seen))
-            if self.cap:
-                most = min(most, self.cap)
-            chosen += most_confident(of_class, most)
-        return chosen
+        """The chosen Pictures, class after class, the most confident first.
+
+        Returns: a list of them, and one of those beyond the share, which may be within it once
+            this pool is merged with another.
+        """
+        kept, spare = [], []
+        for candidates, seen in zip(self.candidates, self.seen.tolist()):
+            best, most = self.most_confident(candidates), self.rule.most(seen)
+            kept += best[:most]
+            spare += best[most:]
+        return kept, spare
 
 
 # --- the same number of every class ---------------------------------------------------------------
+#
+# A student that met nine dogs for each cat would guess "dog" when in doubt, whatever it is shown.
+# To repeat an image costs little: the student's noise makes another picture of it every time.
 
 
 def balance(hard, max_repeats=None):
@@ -199,8 +189,7 @@ def balance(hard, max_repeats=None):
 
     Returns: int64 indices into the kept images; without max_repeats, as many of every class.
     """
-    counts = np.bincount(hard)
-    drawn = []
+    counts, drawn = np.bincount(hard), [np.empty(0, dtype=np.int64)]
     for c in np.unique(hard):
         size = counts.max()
         if max_repeats:
@@ -210,27 +199,31 @@ def balance(hard, max_repeats=None):
 
 
 # --- the script -----------------------------------------------------------------------------------
+#
+# What was labelled apart, on two machines or in two months, is merged as if it had been labelled
+# at once: the pictures then come with their labels, and all else is the same.
 
 
 def main(args):
     if args.engine == "ray":
-        parts.check(args)
+        # The GPUs are for the commands that label.
         backend.leave_gpus()
     backend.prepare(0)
-    teacher = load_teacher(args)
-    class_names, data = teacher.class_names, teacher.data
-    if args.engine == "ray":
-        size = parts.size_of(args.images, data)
+    # Who labels which images; or which labellings there are
+    chosen = vars(args) | ({"threshold": 0.0} if args.keep_share else {})
+    if args.merge:
+        made = parts = merge.Parts(args.merge)
+        chosen = parts.arguments | {"require_all_classes": args.require_all_classes}
     else:
-        size = sum(pool.check_source(source, data) for source in args.images)
-    # Few images are decoded sooner than worker processes start.
-    workers = args.workers or (1 if size < FEW_BYTES else None)
-    truth = Truth(args.truth, class_names, data if "rest" in args.images else None)
-    if args.keep_share:
-        # The share is in the place of the threshold.
-        args.threshold = 0.0
-    made_from = {**teacher.made_from, "pool_bytes": size}
-    run = runs.start("imagenet_dummy_label.py", args.out, args, made_from, teacher.taught_by,
+        made = teacher = labels.load_teacher(args.teacher, args.classes, args.data)
+        labels.check_teacher(teacher, args.images, args.calibrate)
+        size = pool.check_sources(args.images, teacher.data)
+        teacher.made_from["pool_bytes"] = size
+        truth = Truth(args.truth, teacher.class_names,
+                      teacher.data if "rest" in args.images else None)
+    rule = Rule(chosen["threshold"], chosen["keep_share"], chosen["per_class_cap"],
+                chosen["max_repeats"], chosen["hard"], not chosen["no_balance"])
+    run = runs.start("imagenet_dummy_label.py", args.out, chosen, made.made_from, made.taught_by,
                      flag="--out")
     if run.finished:
         print(f"{args.out} is finished: {run.results['kept']:,} of {run.results['seen']:,} images "
@@ -238,29 +231,35 @@ def main(args):
         return
 
     # Look at every image once, and keep the most confident of each class
-    selection = Selection(args.threshold, args.per_class_cap, len(class_names),
-                          args.keep_share or 1.0)
+    if args.engine == "ray":
+        parts = merge.label_apart(chosen, f"{args.out}/parts")
+    if args.merge or args.engine == "ray":
+        pictures, temperature = parts.pictures(), parts.temperature
+    else:
+        temperature = calibrate(teacher.model, teacher.data) if args.calibrate else 1.0
+        batches = labels.read_batches(args.images, teacher.data, size, args.workers)
+        pictures = labels.with_progress(label_images(teacher.model, batches, temperature), size)
+        pictures = truth.fill_in(pictures)
+    selection = Selection(rule, len(made.class_names))
     with scratch_table(run) as file:
-        record = Record(file, class_names, args.threshold, truth)
-        if args.engine == "ray":
-            kept, temperature = parts.on_cluster(args, run, selection, record)
-        else:
-            temperature = calibrate(teacher.model, data) if args.calibrate else 1.0
-            labelled = label_images(teacher.model, args.images, data, temperature, workers)
-            choose_and_record(with_progress(labelled, size), selection, record)
-            kept = selection.kept()
-            record.write_table(run.path("images.csv"), kept, args)
+        record = Record(file, made.class_names, rule)
+        for picture in pictures:
+            record.add(picture, repeated=not picture.reason and selection.add(picture))
+        kept, spare = selection.kept()
+        merge.keep(run, record.write_table(run.path("images.csv"), kept, spare), spare)
     record.report()
-    if not kept:
-        raise UserError(nothing_kept(args, selection.histogram))
+    if not kept and not args.allow_empty:
+        raise UserError(labels.nothing_kept(rule, chosen["images"], record.histogram))
 
     # The same number of every class
-    y = np.stack([picture.soft for picture in kept])
-    hard = y.argmax(axis=1)
-    index = np.arange(len(hard)) if args.no_balance else balance(hard, args.max_repeats)
-    if args.hard:
-        y = np.eye(len(class_names), dtype=np.float32)[hard]
-    save_labels(run, args, kept, y, index, record, selection.histogram, temperature)
+    hard = np.array([picture.label for picture in kept], dtype=np.int64)
+    missing = labels.without_label(hard, made.class_names)
+    if missing and args.require_all_classes:
+        raise UserError(f"--require-all-classes: no pseudo-label for {missing}")
+    index = balance(hard, rule.max_repeats) if rule.balanced else np.arange(len(hard))
+    labels.save_labels(run, rule, kept, index, record, temperature)
+    if args.engine == "ray":
+        shutil.rmtree(f"{args.out}/parts")
 
 
 if __name__ == "__main__":

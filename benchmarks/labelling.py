@@ -48,17 +48,21 @@ def network(size):
 
 
 def label(folder, size):
-    from imagenet_dummy_label import Selection, label_images
+    from imagenet_dummy_label import Rule, Selection, label_images
+    from noisy_student import labels, pool
+    from noisy_student.batches import made_ahead
 
     teacher = network(size)
 
     def work():
-        selection = Selection(0.75, None, 10)
-        for picture in label_images(teacher, [folder], None):
-            selection.add(picture)
-        return int(selection.histogram.sum())
+        selection, files = Selection(Rule(), 10), 0
+        batches = labels.read_batches([folder], None, pool.check_sources([folder]))
+        for batch in made_ahead(label_images(teacher, batches)):
+            for picture in batch:
+                selection.add(picture)
+            files += len(batch)
+        return files
     return work
-
 
 def predict(folder, size):
     from noisy_student import training
@@ -111,17 +115,20 @@ def make_pool(paths, kind, count, folder):
         picture = Image.new("RGB", (across * 64, down * 64))
         for y in range(down):
             for x in range(across):
-                picture.paste(tiles[(i + y * across + x) % len(tiles)], (x * 64, y * 64))
+                again, number = divmod(i + y * across + x, len(tiles))
+                # Equal pictures would count once.
+                tile = Image.blend(tiles[number], tiles[again % len(tiles)], 0.3)
+                picture.paste(tile, (x * 64, y * 64))
         picture.save(folder / f"{i:05d}.jpg", quality=90)
     return folder
 
 
-def peak_memory(pool, times, teacher, out):
-    """Runs the script on a pool that is given several times over.
+def peak_memory(pool, teacher, out):
+    """Runs the script on a pool.
 
     Returns: images seen, and the largest memory of its process in MiB.
     """
-    command = [sys.executable, ROOT / "imagenet_dummy_label.py", *[pool] * times,
+    command = [sys.executable, ROOT / "imagenet_dummy_label.py", pool,
                "--teacher", teacher, "--threshold", "0", "--per-class-cap", "500", "--out", out]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     text = process.stdout.read()
@@ -142,10 +149,10 @@ def memories(paths, scratch):
                    "--log-dir", teacher]):
         subprocess.run([sys.executable, ROOT / words[0], *words[1:]], check=True,
                        stdout=subprocess.DEVNULL)
-    pool = make_pool(paths, "small", 4000, scratch / "pool")
-    found = [peak_memory(pool, times, teacher, scratch / f"out{times}") for times in (2, 25)]
+    peaks = [peak_memory(make_pool(paths, "small", count, scratch / f"pool-{count}"), teacher,
+                         scratch / f"out-{count}") for count in (8_000, 100_000)]
     show("")
-    return found
+    return peaks
 
 
 def main(argv=None):

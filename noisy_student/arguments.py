@@ -120,8 +120,11 @@ def teacher(doc, argv=None):
 def labelling(doc, argv=None):
     """Of step 2, imagenet_dummy_label.py."""
     flags = parser(doc)
-    flags.add_argument("images", nargs="+", help="folders, tar or zip archives, Parquet "
+    flags.add_argument("images", nargs="*", help="folders, tar or zip archives, Parquet "
                        "files, or the word rest")
+    flags.add_argument("--merge", nargs="+", metavar="FOLDER",
+                       help="in place of images: finished labellings, made with the same flags, "
+                       "which become that of all their images")
     flags.add_argument("--teacher", default="logs/teacher",
                        help="folder of a finished training, or a .keras file (with --classes)")
     flags.add_argument("--classes", nargs="+", metavar="NAME",
@@ -140,6 +143,8 @@ def labelling(doc, argv=None):
                        help="use an image at most N times when small classes are filled up")
     flags.add_argument("--require-all-classes", action="store_true",
                        help="a class without a pseudo-label is an error")
+    flags.add_argument("--allow-empty", action="store_true",
+                       help="to keep no image at all is no error, for a labelling to be merged")
     flags.add_argument("--hard", action="store_true", help="one-hot labels in place of soft ones")
     flags.add_argument("--no-balance", action="store_true", help="do not fill small classes up")
     flags.add_argument("--truth", metavar="CSV",
@@ -151,7 +156,16 @@ def labelling(doc, argv=None):
                        "source, beside its GPU where there are GPUs (1)")
     add_engine(flags)
     flags.add_argument("--out", default="logs/pseudo")
-    return flags.parse_args(argv)
+    args = flags.parse_args(argv)
+    if args.merge:
+        chosen = [name for name, value in vars(args).items() if value != flags.get_default(name)
+                  and name not in ("merge", "out", "require_all_classes", "allow_empty", "images")]
+        if args.images or chosen:
+            named = "images" if args.images else f"--{chosen[0].replace('_', '-')}"
+            flags.error(f"--merge takes {named} from the labellings that it merges")
+    elif not args.images:
+        flags.error("which images? folders, archives, or the word rest")
+    return args
 
 
 def survival(doc, argv=None):

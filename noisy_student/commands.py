@@ -7,7 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from noisy_student.files import UserError, occupy
+from noisy_student.files import UserError
 
 SCRIPTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # On Linux a script dies with the process that started it, and leaves its folder to the next one.
@@ -29,8 +29,22 @@ class Command(NamedTuple):
     need: str | None = None
 
 
+def flags_of(chosen):
+    """The flags by which a command line chooses {name: value}, as words."""
+    words = []
+    for name, value in chosen.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, list):
+            words += [flag, *value]
+        elif value is True:
+            words.append(flag)
+        elif value is not None and value is not False:
+            words += [flag, str(value)]
+    return words
+
+
 def run(command, threads=None):
-    """Runs a command, on so many threads, and shows what it prints behind its title."""
+    """Runs a command, on that many threads, and shows what it prints after its title."""
     title, words, _ = command
     print(f"{title} python {shlex.join(words)}", flush=True)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -67,21 +81,6 @@ def run_here(commands, jobs):
                 future.result()
         finally:
             workers.shutdown(wait=False, cancel_futures=True)
-
-
-def run_on_cluster(commands, args):
-    """Runs them on as many machines as there are. args: of experiment.py."""
-    from noisy_student import engine
-
-    occupy(args.out, "--out")
-    paths = [path for path in (args.data, *args.images) if path not in ("cifar10", "rest")]
-    with engine.cluster(args.address, args.cpus_per_cell) as cluster:
-        done = {}
-        for command in commands:
-            needed = [done[command.need]] if command.need in done else []
-            done[command.title] = cluster.submit("noisy_student.commands:run", (command,),
-                                                 [args.out, *paths], needed)
-        engine.all_of(done)
 
 
 def in_foreground(name, *words):

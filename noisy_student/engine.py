@@ -1,17 +1,16 @@
-"""Work on many machines, by Ray: an experiment's cells, a pool's sources. Imports no Keras.
+"""Commands on many machines, by Ray: an experiment's cells, a pool's sources. Imports no Keras.
 
-Where a task runs, what it waits for, and that another machine takes it up when its own one dies, is
-Ray's business. All machines must see one file system, under the same paths, and have the same
+Where a command runs, what it waits for, and that another machine takes it up when its own one dies,
+is Ray's business. All machines must see one file system, under the same paths, and have the same
 packages.
 """
 
 import contextlib
-import importlib
-import itertools
 import os
 import socket
 from typing import NamedTuple
 
+from noisy_student import commands
 from noisy_student.commands import THREADS
 from noisy_student.files import UserError, first_line
 
@@ -24,7 +23,7 @@ try:
 except ImportError as error:
     raise UserError(f"--engine ray: {error}. Run: python -m pip install -e '.[ray]'") from None
 
-# How often a task is taken up again whose machine or process has died. Mistakes are not repeated.
+# How often a command is begun again whose machine or process has died. Mistakes are not repeated.
 RETRIES = 5
 # The beginnings of environment variables that say how a network computes: the same everywhere.
 SETTINGS = ("KERAS_", "TF_", "XLA_", "JAX_")
@@ -48,59 +47,41 @@ class Place(NamedTuple):
 
 
 @ray.remote(max_retries=RETRIES)
-def task(place, function, words, *needed):
-    """Calls "module:function", imported only once the environment says with which backend."""
+def task(place, command, *needed):
+    """Runs a Command on some machine, once what it needs is done."""
     place.enter()
-    module, name = function.split(":")
-    return getattr(importlib.import_module(module), name)(*words)
+    commands.run(command)
 
 
-class Cluster(NamedTuple):
-    """Machines, and what each task asks of its own one."""
+def run_all(order, paths, address=None, cpus=1):
+    """Runs Commands on as many machines as there are, each after the one that it needs.
 
-    num_cpus: int
-    num_gpus: int
+    Args:
+        order: a list of Commands, none before what it needs.
+        paths: files and folders that every machine must see.
+        address, cpus: of cluster().
 
-    def submit(self, function, words, paths=(), needed=()):
-        """Begins a task as soon as there is room for it and what it needs is done.
-
-        Args:
-            function: "module:function". words: its arguments.
-            paths: files and folders without which it cannot be done. needed: other tasks.
-        """
-        settings = {key: os.environ[key] for key in os.environ if key.startswith(SETTINGS)}
-        if not self.num_gpus:
+    Raises: the first error, once all is made that does not need what failed.
+    """
+    settings = {key: os.environ[key] for key in os.environ if key.startswith(SETTINGS)}
+    with cluster(address, cpus) as asked:
+        if not asked["num_gpus"]:
             # As many threads as cores.
-            settings = dict.fromkeys(THREADS, str(self.num_cpus)) | settings
-        place = Place(os.getcwd(), tuple(paths), settings)
-        return task.options(**self._asdict()).remote(place, function, words, *needed)
-
-    def each(self, function, words):
-        """What a function says to each of many words, in whatever order it comes.
-
-        Args:
-            words: of each task its arguments, and the paths it needs. Asked for only when there is
-                soon room for the task, so that words may depend on what came before.
-        """
-        words, waiting = iter(words), []
-        while True:
-            kind = "GPU" if self.num_gpus else "CPU"
-            room = ray.cluster_resources().get(kind, 0) // (self.num_gpus or self.num_cpus)
-            for arguments, paths in itertools.islice(words, max(0, int(2 * room) - len(waiting))):
-                waiting.append(self.submit(function, arguments, paths))
-            if not waiting:
-                return
-            done, waiting = ray.wait(waiting)
-            yield result(done[0])
+            settings = dict.fromkeys(THREADS, str(cpus)) | settings
+        place, tasks = Place(os.getcwd(), tuple(paths), settings), {}
+        for command in order:
+            needed = [tasks[command.need]] if command.need in tasks else []
+            tasks[command.title] = task.options(**asked).remote(place, command, *needed)
+        all_of(tasks)
 
 
 @contextlib.contextmanager
 def cluster(address, cpus):
-    """The cluster at an address, or this machine alone.
+    """The cluster at an address, or this machine alone. Gives: what a command asks of it.
 
     Args:
-        address: "auto", host:port, or None. cpus: how many cores a task asks for; where there are
-            GPUs, it asks for one of them, too.
+        address: "auto", host:port, or None. cpus: how many cores a command asks for; where there
+            are GPUs, it asks for one of them, too.
 
     Raises: UserError, if nobody answers there, or no machine has as many cores.
     """
@@ -117,9 +98,9 @@ def cluster(address, cpus):
     try:
         most = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
         if cpus > most:
-            raise UserError(f"{cpus} cores for a task: no machine of the cluster has more than "
+            raise UserError(f"{cpus} cores for a command: no machine of the cluster has more than "
                             f"{most:.0f}")
-        yield Cluster(cpus, int(ray.cluster_resources().get("GPU", 0) > 0))
+        yield {"num_cpus": cpus, "num_gpus": int(ray.cluster_resources().get("GPU", 0) > 0)}
     finally:
         ray.shutdown()
 

@@ -16,6 +16,7 @@ import warnings
 import zlib
 from collections import deque
 from dataclasses import dataclass
+from hashlib import blake2b
 from multiprocessing import resource_tracker
 
 import numpy as np
@@ -100,10 +101,11 @@ class Picture:
                     between folders
     content         a path, bytes, or a uint8 (32, 32, 3) array; None once it is decoded
     size            its share of the work, in bytes
-    pixels          uint8 (32, 32, 3)
+    pixels          uint8 (32, 32, 3), and a digest, 16 bytes, that equal pictures share
     soft            float32 (C,): what the teacher says, at the temperature
     label           the most probable class
     confidence      its probability, and raw_confidence that without the temperature
+    truth           what it really shows: a class; -1, none of them; None, not known
     status, reason  of a picture that is left out: what images.csv calls that, and why
     """
 
@@ -112,10 +114,12 @@ class Picture:
     content: object = None
     size: int = 0
     pixels: np.ndarray = None
+    digest: bytes = b""
     soft: np.ndarray = None
     label: int = None
     confidence: float = None
     raw_confidence: float = None
+    truth: int = None
     status: str = ""
     reason: str = ""
 
@@ -125,6 +129,7 @@ class Picture:
 
     def judge(self, soft, raw_confidence):
         """Takes down what a teacher says: float32 (C,), and its confidence before calibration."""
+        self.digest = blake2b(self.pixels, digest_size=16).digest()
         self.soft, self.label, self.confidence = soft, int(soft.argmax()), float(soft.max())
         self.raw_confidence = float(raw_confidence)
 

@@ -1,5 +1,6 @@
 """Who labels, and what a later step reads of the labels."""
 
+import itertools
 import os
 import sys
 import time
@@ -8,14 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from rich import progress
 
-from noisy_student import runs
+from noisy_student import pool, runs
+from noisy_student.batches import in_batches, made_ahead
 from noisy_student.data import load_data
 from noisy_student.files import UserError, sha256, write_arrays
+from noisy_student.images import FEW_BYTES, decode_all
 from noisy_student.metrics import near_copies, perceptual_hash
+from noisy_student.record import BINS
 from noisy_student.training import BATCH, duration
 
-# Of the histogram of confidences, which replaces the list of all confidences.
-BINS = 1000
 # How far from 1 the sum of a network's probabilities may be: further than half precision rounds.
 FAR_FROM_ONE = 0.01
 
@@ -77,29 +79,25 @@ def no_distributions(y):
     return None
 
 
-def load_teacher(args):
+def load_teacher(path, class_names=None, data=None):
     """The teacher, and the data it was trained on.
 
     Args:
-        args: of step 2.
+        path: the folder of a training, or a .keras file.
+        class_names: what the outputs of a .keras file stand for.
+        data: where the data set is now, if it has moved; of a .keras file, the data set whose test
+            images are left out.
 
-    Raises: UserError, where teacher, data and arguments do not fit together.
+    Raises: UserError, where teacher, data and classes do not fit together.
     """
-    if args.teacher.endswith(".keras"):
-        return load_own_network(args)
-    run = runs.trained(args.teacher, "python cifar10_resnet50.py")
+    if path.endswith(".keras"):
+        return load_own_network(path, class_names, data)
+    run = runs.trained(path, "python cifar10_resnet50.py")
     made_from = {**run.made_from, "teacher_sha256": run.sha256["model.keras"]}
     taught_by = {"arguments": run.arguments, "taught_by": run.taught_by}
-    network = Network(run.model(), args.teacher)
-    teacher = Teacher(network, run.results["class_names"], made_from, taught_by)
-    teacher.data = load_data_of(run, args.data)
-    if args.calibrate and len(teacher.data.val) == 0:
-        raise UserError(f"--calibrate: {args.teacher} was validated on the test images, "
-                        "which must not decide anything")
-    if "rest" in args.images and len(teacher.data.rest) == 0:
-        raise UserError(f"rest: {args.teacher} was given every label; "
-                        "train it with --num-labeled N")
-    return teacher
+    network = Network(run.model(), path)
+    return Teacher(network, run.results["class_names"], made_from, taught_by,
+                   load_data_of(run, data))
 
 
 def load_data_of(run, moved_to=None):
@@ -117,28 +115,58 @@ def load_data_of(run, moved_to=None):
     return data
 
 
-def load_own_network(args):
+def load_own_network(path, class_names, data):
     """Any Keras network of 32x32 images in 0..255, of which only the classes' names are known."""
-    if not os.path.isfile(args.teacher):
-        raise UserError(f"{args.teacher}: no such file")
-    model = runs.load_network(args.teacher)
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such file")
+    model = runs.load_network(path)
     outputs = model.output_shape[-1]
-    if model.input_shape[1:] != (32, 32, 3) or not args.classes or len(args.classes) != outputs:
-        raise UserError(f"{args.teacher}: takes {model.input_shape}, gives {model.output_shape}; "
+    if model.input_shape[1:] != (32, 32, 3) or not class_names or len(class_names) != outputs:
+        raise UserError(f"{path}: takes {model.input_shape}, gives {model.output_shape}; "
                         f"(batch, 32, 32, 3) is needed, and {outputs} names after --classes")
-    if args.calibrate or "rest" in args.images:
-        raise UserError(f"{args.teacher}: its training data are not known, "
-                        "which rest and --calibrate need")
-    data = load_data(args.data, validation="test") if args.data else None
+    data = load_data(data, validation="test") if data else None
     if data is None:
         print("copies of test images are not looked for: --data tells which these are")
-    made_from = {"teacher_sha256": sha256(args.teacher)}
-    network = Network(model, args.teacher)
+    network = Network(model, path)
     network.try_out()
-    return Teacher(network, args.classes, made_from, None, data)
+    return Teacher(network, class_names, {"teacher_sha256": sha256(path)}, None, data)
 
 
-# --- images that are tested on --------------------------------------------------------------------
+def check_teacher(teacher, sources, calibrate):
+    """Raises: UserError, where what is asked for needs images that the teacher's data lack."""
+    path = teacher.model.path
+    if teacher.taught_by is None and (calibrate or "rest" in sources):
+        raise UserError(f"{path}: its training data are not known, "
+                        "which rest and --calibrate need")
+    if calibrate and len(teacher.data.val) == 0:
+        raise UserError(f"--calibrate: {path} was validated on the test images, "
+                        "which must not decide anything")
+    if "rest" in sources and len(teacher.data.rest) == 0:
+        raise UserError(f"rest: {path} was given every label; train it with --num-labeled N")
+
+
+# --- images, before the teacher sees them ---------------------------------------------------------
+
+
+def read_batches(sources, data, size, workers=None):
+    """Finds and decodes images, the next ones while the last are used.
+
+    Args:
+        sources: folders, archives, or the word "rest": what `data` left without a label.
+        data: a Dataset, whose validation and test images are left out; or None.
+        size: of all sources, in bytes. workers: processes that decode.
+
+    Returns: an iterator over lists of at most BATCH Pictures, all of one source: the last bits of
+        what a network says may depend on the place in a batch, and a source is to be labelled as
+        it would be by itself.
+    """
+    if size < FEW_BYTES:
+        # Few images are decoded sooner than worker processes start.
+        workers = workers or 1
+    pictures = itertools.chain.from_iterable(pool.find_images(source, data) for source in sources)
+    by_source = itertools.groupby(decode_all(pictures, workers), lambda picture: picture.source)
+    batches = itertools.chain.from_iterable(in_batches(group, BATCH) for _, group in by_source)
+    return made_ahead(batches if data is None else without_copies(batches, data))
 
 
 def without_copies(batches, data):
@@ -169,31 +197,34 @@ def without_copies(batches, data):
         yield batch
 
 
-def nothing_kept(args, histogram):
-    """For a threshold that nothing passes: how confident the teacher was, and what to try.
+def nothing_kept(rule, sources, histogram):
+    """For a rule that nothing passes: how confident the teacher was, and what to try.
 
     Args:
-        args: of step 2. histogram: int (BINS,), of the confidences of all images.
+        histogram: int (BINS,), of the confidences of all images.
     """
     seen, below = histogram.sum(), np.cumsum(histogram)
     if not seen:
-        return f"{', '.join(args.images)}: no readable image found that may be learnt from"
-    if args.keep_share:
-        return f"--keep-share {args.keep_share}: keeps none of {seen:,} images"
+        return f"{', '.join(sources)}: no readable image found that may be learnt from"
+    if rule.share:
+        return f"--keep-share {rule.share}: keeps none of {seen:,} images"
     at = {}
     for share in (0.1, 0.5, 0.9, 1.0):
         at[share] = (int(np.searchsorted(below, share * seen)) + 1) / BINS
-    return (f"no image is above --threshold {args.threshold}. Of {seen:,} images, a tenth has a "
+    return (f"no image is above --threshold {rule.threshold}. Of {seen:,} images, a tenth has a "
             f"confidence below {at[0.1]:.2f}, half below {at[0.5]:.2f}, nine tenths below "
             f"{at[0.9]:.2f}, all below {at[1.0]:.2f}. "
             f"Try --threshold {max(at[0.9] - 0.01, 0):.2f}")
 
 
-def with_progress(labelled, total):
+def with_progress(batches, total):
     """Shows how far, how fast and how long still; in a file, a line a minute.
 
     Args:
-        labelled: of step 2's label_images. total: bytes of all sources.
+        batches: lists of labelled Pictures, of which the next is made while one is used.
+        total: bytes of all sources.
+
+    Yields: the Pictures.
     """
     columns = (progress.BarColumn(), progress.TaskProgressColumn(),
                progress.TextColumn("{task.fields[images]:,} images"),
@@ -203,7 +234,7 @@ def with_progress(labelled, total):
     images = done = 0
     with progress.Progress(*columns, transient=True, disable=not terminal) as bar:
         task = bar.add_task("labelling", total=max(total, 1), images=0)
-        for picture in labelled:
+        for picture in itertools.chain.from_iterable(made_ahead(batches)):
             yield picture
             images, done = images + 1, done + picture.size
             if images % 256 == 0:
@@ -220,41 +251,48 @@ def with_progress(labelled, total):
 # --- what a later step reads ----------------------------------------------------------------------
 
 
-def save_labels(run, args, kept, y, index, record, histogram, temperature):
+def save_labels(run, rule, kept, index, record, temperature):
     """Writes x.npy, y.npy, index.npy, run.json and pictures, and says what came of it.
 
     Args:
-        args: of step 2. kept: a list of K Pictures, class after class.
-        y: their labels, soft or hard, float32 (K, C). index: int64, the balanced draw from them.
-        record: a Record. histogram: int (BINS,), of the confidences of all images.
+        rule: of selection. kept: a list of K Pictures, class after class.
+        index: int64, the balanced draw from them. record: a Record, whose table is written.
     """
-    class_names, hard = record.class_names, y.argmax(axis=1)
-    missing = [name for c, name in enumerate(class_names) if c not in hard]
-    if missing and args.require_all_classes:
-        raise UserError(f"--require-all-classes: no pseudo-label for {', '.join(missing)}")
-    pixels = np.stack([picture.pixels for picture in kept])
+    class_names = record.class_names
+    hard = np.array([picture.label for picture in kept], dtype=np.int64)
+    pixels = np.array([picture.pixels for picture in kept], np.uint8).reshape(-1, 32, 32, 3)
+    y = np.array([picture.soft for picture in kept], np.float32).reshape(-1, len(class_names))
+    if rule.hard:
+        y = np.eye(len(class_names), dtype=np.float32)[hard]
     for name, array in (("x", pixels), ("y", y), ("index", index.astype(np.int64))):
         write_arrays(run.path(f"{name}.npy"), array)
-    truths = [record.truth.of(*picture.name) for picture in kept]
+    truths = [picture.truth for picture in kept]
     record.audit.keep(hard, truths)
-    run.finish(seen=int(histogram.sum()), left_out=record.counts, kept=len(kept),
+    run.finish(seen=int(record.histogram.sum()), left_out=record.counts, kept=len(kept),
                balanced=len(index), temperature=temperature, class_names=class_names,
                kept_per_class=np.bincount(hard, minlength=len(class_names)).tolist(),
                balanced_per_class=np.bincount(hard[index], minlength=len(class_names)).tolist(),
                audit=record.audit.summary())
-    print(record.audit.describe(class_names, hard, index, calibrated=args.calibrate))
-    if missing:
-        print(f"warning: no pseudo-label for {', '.join(missing)}; the student goes on with the "
+    print(record.audit.describe(class_names, hard, index, calibrated=temperature != 1))
+    if missing := without_label(hard, class_names):
+        print(f"warning: no pseudo-label for {missing}; the student goes on with the "
               "other classes (--require-all-classes makes this an error)")
+    if not kept:
+        return
     # Imported late: the work is done when it is time for pictures.
     from noisy_student import figures
 
     confidences = [picture.confidence for picture in kept]
     pictures = figures.draw_labels(run.folder, pixels, hard, confidences, truths, class_names,
-                                   histogram, None if args.keep_share else args.threshold)
+                                   record.histogram, None if rule.share else rule.threshold)
     print(f"pictures: {', '.join(map(str, pictures))}")
-    print(f"Next: python data_generator.py --pseudo {args.out}, "
+    print(f"Next: python data_generator.py --pseudo {run.folder}, "
           "with the teacher's --data and other flags")
+
+
+def without_label(hard, class_names):
+    """The names of the classes that int (K,) has none of, in words."""
+    return ", ".join(name for c, name in enumerate(class_names) if c not in hard)
 
 
 @dataclass
@@ -274,6 +312,8 @@ def load_pseudo(folder, data):
     run = runs.finished(folder, "python imagenet_dummy_label.py IMAGES")
     if run.trained:
         raise UserError(f"{folder}: holds no pseudo-labels but what {run.script} made")
+    if not run.results["kept"]:
+        raise UserError(f"{folder}: keeps no image; it is there to be merged with others")
     # Of a teacher that was not trained here, neither is known.
     ours = data.lineage()
     theirs = {**ours, **run.made_from}

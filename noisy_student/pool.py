@@ -4,7 +4,9 @@ A new format is a generator of Pictures and a line in READERS. Nothing is ever u
 """
 
 import os
+import pathlib
 import unicodedata
+from collections import Counter
 
 from noisy_student import archives
 from noisy_student.files import UserError, first_line
@@ -96,6 +98,23 @@ def reader_of(source):
                     f"nor the word rest, but {what_it_is(source)}")
 
 
+def check_sources(sources, data=None):
+    """The size of all sources in bytes. Raises: UserError, where one is none, or within another."""
+    places = {}
+    for source in sources:
+        place = pathlib.Path(source if source == "rest" else os.path.realpath(source))
+        if place in places:
+            raise UserError(f"{source}: named twice, and {places[place]} is the same place")
+        places[place] = source
+    for place, source in places.items():
+        # An archive in a folder is read only if it is named by itself.
+        around = [places[parent] for parent in place.parents if parent in places]
+        if around and place.is_dir():
+            raise UserError(f"{source}: lies within {around[0]}, which is named, too, and is read "
+                            "with it; name one of them")
+    return sum(check_source(source, data) for source in sources)
+
+
 def find_images(source, data=None):
     """All files of one source, in an order that does not depend on the file system.
 
@@ -110,12 +129,18 @@ def find_images(source, data=None):
         for i in data.rest:
             yield Picture(source, data.names[i], data.x[i], data.x[i].nbytes)
         return
+    # How often a name came; other than an archive, a folder cannot hold one twice.
+    times, archive = Counter(), not os.path.isdir(source)
     try:
         for picture in reader_of(source)(source):
             path = tidy(picture.path)
             picture.path = path[:LONGEST_PATH]
             if len(path) > LONGEST_PATH:
                 picture.leave_out(f"a path of {len(path):,} letters")
+            if archive and picture.path:
+                times[picture.path] += 1
+                if times[picture.path] > 1:
+                    picture.path += f" ({times[picture.path]})"
             yield picture
     except Exception as error:
         # A broken archive raises almost anything.

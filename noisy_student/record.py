@@ -7,6 +7,7 @@ import contextlib
 import csv
 import os
 import pathlib
+from array import array
 from collections import Counter
 
 import numpy as np
@@ -14,8 +15,12 @@ import numpy as np
 from noisy_student.files import UNFINISHED, UserError, read_csv, reading, whole_file
 from noisy_student.pool import tidy
 
-# Of unreadable files, so many are named on the screen; images.csv names all.
+# The screen names at most this many unreadable files; images.csv names all.
 EXAMPLES = 5
+# Bins of the histogram of confidences, which replaces the list of all confidences.
+BINS = 1000
+# The status of a file whose picture counts under another name.
+SAME_PICTURE = "same picture"
 # How a table is opened: a file's name may hold bytes that are no letters.
 TABLE = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
 COLUMNS = ("source", "path", "label", "confidence", "status", "reason", "truth")
@@ -58,6 +63,14 @@ class Truth:
         if len(strangers) == len(self.classes):
             raise UserError(f"{path}: names none of the classes {', '.join(class_names)}")
 
+    def fill_in(self, pictures):
+        """Yields: the Pictures, with their truth, and says at the end of how many it is known."""
+        for picture in pictures:
+            if not picture.reason:
+                picture.truth = self.of(*picture.name)
+            yield picture
+        self.report()
+
     def of(self, source, path):
         """Class number of an image; -1: of no class; None: not known."""
         names = path.split("/")
@@ -89,6 +102,13 @@ def truth_name(label, class_names):
     if label is None:
         return ""
     return class_names[label] if label >= 0 else "none of these"
+
+
+def truth_number(name, class_names):
+    """The true class that images.csv calls so; the inverse of truth_name."""
+    if not name:
+        return None
+    return class_names.index(name) if name in class_names else -1
 
 
 class Audit:
@@ -177,85 +197,119 @@ def percent(part, whole):
 class Record:
     """What is known of all images that were seen. It looks on: it never decides what is kept.
 
+    Equal pictures count once, under the first of their names.
+
     Args:
-        file: an open text file, for the rows of images.csv as images come; for good they are
-            written once it is known which images are kept.
-        threshold: of confidence. truth: a Truth.
+        file: an open text file, which keeps what comes until it is known what is kept.
+        rule: of selection.
     """
 
-    def __init__(self, file, class_names, threshold, truth):
-        self.file, self.class_names, self.truth = file, class_names, truth
+    def __init__(self, file, class_names, rule):
+        self.file, self.class_names, self.rule = file, class_names, rule
         self.write = csv.writer(file).writerow
-        self.audit = Audit(len(class_names), threshold)
-        # By status, of those that are left out.
+        self.audit = Audit(len(class_names), rule.threshold)
+        self.histogram = np.zeros(BINS, dtype=np.int64)
+        # Images that are left out, by status, and examples of those that are unreadable.
         self.counts, self.examples = Counter(), []
+        # Digests of pictures that came more than once.
+        self.repeated = set()
 
-    def leave_out(self, picture):
-        """One file that is not shown to the teacher."""
-        self.counts[picture.status] += 1
-        if picture.status == "unreadable":
-            self.name(picture.path,
-                      f"{os.path.join(picture.source, picture.path)!r}: {picture.reason}")
-        self.write([*picture.name, "", "", picture.status, picture.reason, ""])
+    def add(self, picture, repeated=False):
+        """Takes down a Picture, and whether an equal one came before."""
+        digest = picture.digest.hex()
+        if repeated or picture.status == SAME_PICTURE:
+            self.repeated.add(digest)
+        self.write([*picture.name, picture.status, picture.reason, digest, picture.label,
+                    picture.confidence, picture.raw_confidence, picture.truth])
 
-    def name(self, path, example):
-        """Keeps an example of what is unreadable: the first ones, and every whole source."""
-        if len(self.examples) < EXAMPLES or not path:
-            self.examples.append((path, example))
-
-    def add(self, picture):
-        """One file, left out or labelled."""
-        if picture.reason:
-            self.leave_out(picture)
-            return
-        truth = self.truth.of(*picture.name)
-        self.audit.add(picture.label, truth, picture.raw_confidence, picture.confidence)
-        self.write([*picture.name, self.class_names[picture.label], repr(picture.confidence), "",
-                    "", truth_name(truth, self.class_names)])
-
-    def write_table(self, path, kept, args):
-        """Writes images.csv, once it is known which Pictures are kept."""
+    def rows(self):
+        """What was taken down, as lists of texts."""
         self.file.seek(0)
-        write_statuses(path, csv.reader(self.file), {picture.name for picture in kept}, args)
+        return csv.reader(self.file)
+
+    def write_table(self, path, kept, spare=()):
+        """Counts every picture, and writes images.csv, once it is known which Pictures are kept.
+
+        Returns: what a merge must know of the N images with a digest besides, {name: array}:
+            digest, uint8 (N, 16), raw_confidence, float32 (N,), and place, int64 (N,): which of
+            the kept, then of the spare Pictures it is; -1: none of them.
+        """
+        places = {(*picture.name, picture.digest.hex()): place
+                  for place, picture in enumerate([*kept, *spare])}
+        originals, met = self.originals(kept), set()
+        digests, raw_confidences, place_of_each = bytearray(), array("f"), array("q")
+        with whole_file(path) as beside, open_table(beside, "w") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for *name, status, reason, digest, label, confidence, raw, truth in self.rows():
+                place, original = -1, originals.get(digest)
+                if original and (name != original or digest in met):
+                    status = SAME_PICTURE
+                    reason = f"is {os.path.join(*original)}, pixel for pixel"
+                elif original:
+                    met.add(digest)
+                if status:
+                    self.leave_out(name, status, reason)
+                    label, confidence, raw, truth = "", "", 0, ""
+                else:
+                    place = places.get((*name, digest), -1)
+                    truth = int(truth) if truth else None
+                    self.count(int(label), truth, float(raw), float(confidence))
+                    status = "kept" if 0 <= place < len(kept) else self.not_kept(confidence)
+                    label, truth = self.class_names[int(label)], truth_name(truth, self.class_names)
+                writer.writerow([*name, label, confidence, status, reason, truth])
+                if digest:
+                    digests += bytes.fromhex(digest)
+                    raw_confidences.append(float(raw))
+                    place_of_each.append(place)
+        return {"digest": np.frombuffer(digests, np.uint8).reshape(-1, 16),
+                "raw_confidence": np.array(raw_confidences, np.float32),
+                "place": np.array(place_of_each, np.int64)}
+
+    def originals(self, kept):
+        """Under which of its names a picture counts that came more than once: {digest: name}."""
+        names = {}
+        for *name, _, _, digest, _, _, _, _ in self.rows() if self.repeated else ():
+            if digest in self.repeated:
+                names[digest] = min(names.get(digest, name), name)
+        return names | {picture.digest.hex(): list(picture.name) for picture in kept
+                        if picture.digest.hex() in names}
+
+    def leave_out(self, name, status, reason):
+        """Counts a file that is left out, and keeps the first examples, and every whole source."""
+        self.counts[status] += 1
+        if status == "unreadable" and (len(self.examples) < EXAMPLES or not name[1]):
+            self.examples.append(f"{os.path.join(*name)!r}: {reason}")
+
+    def count(self, label, truth, raw_confidence, confidence):
+        """Counts a picture that has a label."""
+        self.audit.add(label, truth, raw_confidence, confidence)
+        self.histogram[min(int(confidence * BINS), BINS - 1)] += 1
+
+    def not_kept(self, confidence):
+        """The status of a picture that has a label, but is not kept."""
+        if float(confidence) <= self.rule.threshold:
+            return "below threshold"
+        if self.rule.share:
+            return "beyond the share or cap" if self.rule.cap else "beyond the share"
+        return "over the cap"
 
     def report(self):
-        """Says what was left out, and how many images the truth is known of."""
+        """Says what was left out."""
         if count := self.counts["unreadable"]:
             print(f"warning: {count:,} files are not readable images (images.csv names all):",
-                  *(example for _, example in self.examples), sep="\n  ")
+                  *self.examples, sep="\n  ")
         exact, near = self.counts["exact copy"], self.counts["near copy"]
         if exact or near:
             print(f"{exact + near:,} images are left out, which show validation or test images, "
                   f"{exact:,} of them pixel for pixel (images.csv names all)")
+        if count := self.counts[SAME_PICTURE]:
+            print(f"{count:,} files show the same picture as another one, pixel for pixel, and "
+                  "are left out (images.csv names all)")
         hidden, companions = self.counts["hidden"], self.counts["companion"]
         if hidden or companions:
             print(f"{hidden:,} hidden files or folders and {companions:,} texts beside images are "
                   "passed over (images.csv names all)")
-        self.truth.report()
-
-
-def write_statuses(path, rows, kept, args):
-    """Writes a table of images with what became of each.
-
-    Args:
-        rows: of the table, without statuses. kept: set of (source, path). args: of step 2.
-
-    Returns: how many rows.
-    """
-    beyond, count = "over the cap", 0
-    if args.keep_share:
-        beyond = "beyond the share or cap" if args.per_class_cap else "beyond the share"
-    with whole_file(path) as beside, open_table(beside, "w") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for source, name, label, confidence, status, reason, truth in rows:
-            if not status and (source, name) in kept:
-                status = "kept"
-            elif not status:
-                status = beyond if float(confidence) > args.threshold else "below threshold"
-            writer.writerow([source, name, label, confidence, status, reason, truth])
-            count += 1
-    return count
 
 
 @contextlib.contextmanager
@@ -278,12 +332,7 @@ def read_table(path):
     confidences, right = [], []
     with reading(path), open_table(path) as file:
         for row in csv.DictReader(file):
-            if "part" in row:
-                # An index of many.
-                part = pathlib.Path(path).parent / row["part"]
-                for column, more in zip((confidences, right), read_table(part)):
-                    column.extend(more)
-            elif row["confidence"]:
+            if row.get("confidence"):
                 confidences.append(float(row["confidence"]))
                 right.append(float(row["label"] == row["truth"]) if row["truth"] else np.nan)
     return np.array(confidences), np.array(right)

@@ -26,7 +26,7 @@ from noisy_student.files import (
 BACKUP = "backup.npz"
 # Arguments that do not change what comes of a run.
 WHERE = ("log_dir", "out", "data", "pseudo", "teacher", "truth", "workers", "tensorboard", "engine",
-         "address")
+         "address", "merge", "allow_empty")
 # The kinds of file whose sha256 a run keeps.
 KEPT = (".keras", ".npy", ".npz", ".csv")
 
@@ -151,13 +151,13 @@ def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir"
     The folder belongs to this process until it ends, however it ends.
 
     Args:
-        arguments: argparse.Namespace.
+        arguments: what was chosen, {flag: value}; paths and the like are left out.
         flag: by which the user chooses the folder.
 
     Raises: UserError, where the folder holds a run made with other arguments or from other data,
         or where another process is at work.
     """
-    chosen = {key: value for key, value in vars(arguments).items() if key not in WHERE}
+    chosen = {key: value for key, value in arguments.items() if key not in WHERE}
     versions = {"python": platform.python_version(), "keras": keras.__version__,
                 "numpy": np.__version__, "backend": keras.backend.backend()}
     run = Run(str(folder), script, as_json(chosen), as_json(made_from), as_json(taught_by),

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import make_toy
 import pytest
 from conftest import PROGRAMS, ROOT, TINY, label, run_in_process
-from test_parts import FLAGS, assert_same, cut_up
+from test_merge import CAP, assert_same, cut_up
 
 import experiment
 from noisy_student import arguments, commands
@@ -58,6 +58,13 @@ def asked(*words):
     return arguments.experiment("", experiment.EIGHT, experiment.CELLS, words)
 
 
+def run_all(*words):
+    """engine.run_all, imported only where Ray is there."""
+    from noisy_student import engine
+
+    engine.run_all(*words)
+
+
 # --- the experiment -------------------------------------------------------------------------------
 
 
@@ -72,10 +79,10 @@ def test_an_experiment_whose_machine_dies_is_that_of_one_machine(machines, toy, 
     with monkeypatch.context() as patch:
         patch.setattr(commands, "run", run_in_process)
         commands.run_here(experiment.commands_of(order, asked(*words("one"))), jobs=1)
-    many = asked(*words("many"), "--engine", "ray", "--address", machines.address)
+    many = experiment.commands_of(order, asked(*words("many")))
     while_its_machine_dies(
         machines, tmp_path / "many" / "seed0" / "teacher", "backup.npz",
-        lambda: commands.run_on_cluster(experiment.commands_of(order, many), many))
+        lambda: run_all(many, [tmp_path], machines.address))
     for name in order:
         one, many = (tmp_path / out / "seed0" / name for out in ("one", "many"))
         names = sorted(path.name for path in one.iterdir())
@@ -94,11 +101,11 @@ def test_an_experiment_whose_machine_dies_is_that_of_one_machine(machines, toy, 
 
 def test_labels_of_a_machine_that_dies_are_those_of_one_machine(machines, toy, own_network,
                                                                 tmp_path):
-    words = [*cut_up(toy, tmp_path, 3), *FLAGS, "--teacher", own_network, "--classes",
+    words = [*cut_up(toy, tmp_path, 3), *CAP, "--teacher", own_network, "--classes",
              *make_toy.SHAPES, "--truth", toy / "truth.csv", "--out"]
     label(*words, tmp_path / "one")
     while_its_machine_dies(
-        machines, tmp_path / "many" / "parts", ".unfinished-*.seen",
+        machines, tmp_path / "many" / "parts", "*/.unfinished-seen.csv",
         lambda: label(*words, tmp_path / "many", "--engine", "ray",
                       "--address", machines.address))
     assert_same(tmp_path / "one", tmp_path / "many")
@@ -108,21 +115,15 @@ def test_labels_of_a_machine_that_dies_are_those_of_one_machine(machines, toy, o
 
 
 def test_mistakes_are_a_line_each(machines, tmp_path):
-    from noisy_student import engine
-
+    command = commands.Command("[x]", ["predict.py", "x.png", "--model", str(tmp_path)])
     with pytest.raises(UserError, match="--address 127.0.0.1:1: no Ray cluster .* answers there"):
-        with engine.cluster("127.0.0.1:1", 1):
-            pass
-    with pytest.raises(UserError, match="99 cores for a task: no machine .* has more than 1$"):
-        with engine.cluster(machines.address, 99):
-            pass
-    with engine.cluster(machines.address, 1) as cluster:
-        with pytest.raises(UserError, match="nowhere: the machine .* does not see it; all need"):
-            engine.result(cluster.submit("os:getcwd", (), ["nowhere"]))
-        with pytest.raises(OSError) as error:
-            engine.result(cluster.submit("os:rmdir", (str(tmp_path / "gone"),)))
-        assert error.value.filename == str(tmp_path / "gone")
-        assert engine.result(cluster.submit("os:getcwd", ())) == os.getcwd()
+        run_all([command], [], "127.0.0.1:1")
+    with pytest.raises(UserError, match="99 cores for a command: no machine .* has more than 1$"):
+        run_all([command], [], machines.address, 99)
+    with pytest.raises(UserError, match="nowhere: the machine .* does not see it; all need"):
+        run_all([command], ["nowhere"], machines.address)
+    with pytest.raises(UserError, match=r"^\[x\] failed; mend it and give the same command again"):
+        run_all([command], [tmp_path], machines.address)
 
 
 def test_second_driver_is_refused(tmp_path):
@@ -132,7 +133,8 @@ def test_second_driver_is_refused(tmp_path):
                              env=os.environ | {"PYTHONPATH": str(ROOT)})
     first.stdout.readline()
     with pytest.raises(UserError, match="another run is writing there right now.*another --out"):
-        commands.run_on_cluster([], asked("--out", tmp_path, "--engine", "ray"))
+        experiment.main(asked("--out", tmp_path, "--engine", "ray", "--images", tmp_path,
+                              "--cells", "student"))
     first.communicate()
 
 

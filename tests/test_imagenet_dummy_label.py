@@ -24,20 +24,21 @@ from noisy_student.metrics import with_temperature
 from noisy_student.training import BATCH
 
 
-def select(images, threshold=0.5, cap=None, keep_share=1.0):
+def select(images, threshold=0.5, **rule):
     """A Selection from three classes that was shown images: (path, label, confidence)."""
-    selection = step2.Selection(threshold, cap, 3, keep_share)
+    selection = step2.Selection(step2.Rule(threshold, **rule), 3)
     for path, of_class, confidence in images:
         soft = np.full(3, (1 - confidence) / 2, np.float32)
         soft[of_class] = confidence
         picture = Picture("s", path, pixels=np.zeros((32, 32, 3), np.uint8))
         picture.judge(soft, confidence)
+        picture.digest = path.encode()
         selection.add(picture)
     return selection
 
 
 def paths(selection):
-    return [picture.path for picture in selection.kept()]
+    return [picture.path for picture in selection.kept()[0]]
 
 
 # --- threshold, share, cap and balance ------------------------------------------------------------
@@ -77,12 +78,24 @@ def test_keep_share_is_of_all_that_were_put_into_the_class():
     # Ten of class 0, the last four of them above one half; four of class 1, which is never sure.
     images = [(f"a{i}", 0, 0.41 + i / 60) for i in range(10)]
     images += [(f"b{i}", 1, 0.35 + i / 100) for i in range(4)]
-    assert paths(select(images, 0, keep_share=0.3)) == ["a9", "a8", "a7", "b3"]
-    assert paths(select(images[::-1], 0, keep_share=0.5)) == [
+    assert paths(select(images, 0, share=0.3)) == ["a9", "a8", "a7", "b3"]
+    assert paths(select(images[::-1], 0, share=0.5)) == [
         "a9", "a8", "a7", "a6", "a5", "b3", "b2"]
     assert len(paths(select(images, 0))) == 14
-    assert paths(select(images, 0.5, keep_share=0.5)) == ["a9", "a8", "a7", "a6"]
-    assert paths(select(images, 0, cap=2, keep_share=0.3)) == ["a9", "a8", "b3"]
+    assert paths(select(images, 0.5, share=0.5)) == ["a9", "a8", "a7", "a6"]
+    assert paths(select(images, 0, cap=2, share=0.3)) == ["a9", "a8", "b3"]
+
+
+@pytest.mark.parametrize("cap", [None, 1])
+def test_equal_pictures_are_one_under_the_first_of_their_names(cap):
+    selection = step2.Selection(step2.Rule(share=0.5, threshold=0, cap=cap), 3)
+    came_before = []
+    for path, digest in (("z", b"1"), ("b", b"2"), ("a", b"1"), ("y", b"1")):
+        picture = Picture("s", path, digest=digest, label=0, confidence=0.9)
+        came_before.append(selection.add(picture))
+    assert came_before == [False, False, True, True]
+    # The half of two, not of four.
+    assert selection.seen[0] == 2 and paths(selection) == ["a"]
 
 
 def test_balance_fills_up_to_the_largest_from_the_front():
@@ -124,8 +137,8 @@ def table(folder):
 
 def test_what_it_leaves_behind(pseudo, teacher, toy):
     assert {path.name for path in pseudo.iterdir()} - {".lock"} == {
-        "x.npy", "y.npy", "index.npy", "images.csv", "run.json", "montage.png", "confidence.png",
-        "mistakes.png"}
+        "x.npy", "y.npy", "index.npy", "images.csv", "merge.npz", "run.json", "montage.png",
+        "confidence.png", "mistakes.png"}
     run, read = runs.finished(pseudo, ""), labels.load_pseudo(pseudo, load_data(str(toy), 80))
     assert read.x.dtype == np.uint8 and read.y.dtype == np.float32 and read.y.shape == (100, 10)
     # Soft labels.
@@ -163,7 +176,8 @@ def test_calibrated_labels_are_as_sure_as_the_validation_images_allow(teacher, t
         p**12, axis=1, keepdims=True))])
     temperature = step2.calibrate(sure, SimpleNamespace(validation=lambda: (x, t)))
     assert temperature > 5 and f"temperature {temperature:.3f}" in capsys.readouterr().out
-    labelled = list(step2.label_images(sure, [str(toy / "unlabeled")], data, temperature, 1))
+    batches = labels.read_batches([str(toy / "unlabeled")], data, size=0)
+    (labelled,) = step2.label_images(sure, batches, temperature)
     pixels = np.stack([picture.pixels for picture in labelled])
     expected = with_temperature(keras.ops.convert_to_numpy(sure(pixels)), temperature)
     assert np.stack([picture.soft for picture in labelled]) == pytest.approx(expected, abs=1e-5)
@@ -308,7 +322,7 @@ def test_pool_may_move_but_not_change(one_image, label_own, capsys):
         label_own(moved, "--threshold", 0)
 
 
-def test_names_and_files_of_any_kind_are_accounted_for(one_image, label_own):
+def test_names_and_files_of_any_kind_are_accounted_for(one_image, toy, label_own):
     fine = (one_image / "0000.png").read_bytes()
     names = ["0000.png", "new\nline.png", 'a,"b".png']
     if os.name == "posix":
@@ -316,8 +330,8 @@ def test_names_and_files_of_any_kind_are_accounted_for(one_image, label_own):
         os.mkfifo(one_image / "pipe.png")
         (one_image / "dangling.png").symlink_to("nowhere")
         (one_image / "device.png").symlink_to("/dev/zero")
-    for name in names:
-        (one_image / name).write_bytes(fine)
+    for i, name in enumerate(names[1:], 1):
+        shutil.copy(toy / "unlabeled" / f"000{i}.png", one_image / name)
     (one_image / "huge.png").write_bytes(fine[:16] + b"\x7f\xff\xff\xff" * 2 + fine[24:])
     others = {path.name for path in one_image.iterdir()} - set(names)
     rows = table(label_own(one_image, "--threshold", 0))

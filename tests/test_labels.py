@@ -13,8 +13,8 @@ from conftest import TINY, label, train_student
 from PIL import Image
 
 import data_generator
-import imagenet_dummy_label
-from noisy_student import labels, runs
+import imagenet_dummy_label as step2
+from noisy_student import labels, record, runs
 from noisy_student.data import load_data
 from noisy_student.files import UserError, sha256
 from noisy_student.training import predict
@@ -28,14 +28,14 @@ def one_line(error):
 
 
 def test_nothing_kept_says_how_confident_the_teacher_was():
-    histogram = np.zeros(labels.BINS, dtype=int)
+    histogram = np.zeros(record.BINS, dtype=int)
     # A hundred images, from 0.34 to 0.439.
     histogram[340:440] = 1
-    args = SimpleNamespace(threshold=0.9, keep_share=None, images=["a", "b"])
-    assert labels.nothing_kept(args, histogram) == (
+    rule, sources = step2.Rule(threshold=0.9), ["a", "b"]
+    assert labels.nothing_kept(rule, sources, histogram) == (
         "no image is above --threshold 0.9. Of 100 images, a tenth has a confidence below 0.35, "
         "half below 0.39, nine tenths below 0.43, all below 0.44. Try --threshold 0.42")
-    assert labels.nothing_kept(args, 0 * histogram).startswith("a, b: no readable image found")
+    assert labels.nothing_kept(rule, sources, 0 * histogram).startswith("a, b: no readable image")
 
 
 # --- what step 4 reads ----------------------------------------------------------------------------
@@ -184,7 +184,8 @@ def test_an_answer_that_is_not_a_number_costs_its_own_image_alone(tmp_path):
         return y
 
     network = labels.Network(SimpleNamespace(predict_on_batch=answer), "own.keras")
-    pictures = list(imagenet_dummy_label.label_images(network, [str(tmp_path)], None, workers=1))
+    batches = labels.read_batches([str(tmp_path)], None, size=0)
+    (pictures,) = step2.label_images(network, batches)
     assert [picture.reason for picture in pictures] == [
         "", "the teacher's answer is not a number", ""]
     assert [picture.confidence for picture in pictures] == [0.5, None, 0.5]

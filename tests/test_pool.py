@@ -197,6 +197,31 @@ def test_paths_are_written_in_one_way_however_an_archive_was_packed(tmp_path):
         assert list(shown(tmp_path / source)) == ["n1/0.png", "n1/caf\u00e9.png"]
 
 
+def test_members_of_one_name_are_told_apart(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, content in (("a.png", png(1)), ("b.png", png(2)), ("./a.png", png(3))):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    images = shown(tmp_path / "a.tar")
+    assert {path: int(image[0, 0, 0]) for path, image in images.items()} == {
+        "a.png": 1, "b.png": 2, "a.png (2)": 3}
+
+
+def test_a_source_within_another_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "photos" / "cats").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    pack(tmp_path / "photos" / "more.zip", {"1.png": png()})
+    monkeypatch.chdir(tmp_path)
+    for sources, text in ((["photos", "./photos/"], "photos/: named twice, and photos is the same"),
+                          (["link", "photos"], "photos: named twice, and link is the same place"),
+                          (["photos/cats", "photos"], "photos/cats: lies within photos, which is")):
+        with pytest.raises(UserError, match=text):
+            pool.check_sources(sources)
+    # A folder's archive is not read with it.
+    assert pool.check_sources(["photos", "photos/more.zip"]) > 0
+
+
 def test_hidden_members_are_skipped_and_links_not_followed(tmp_path):
     names = ["./a/1.png", "a/.DS_Store", "__MACOSX/a/._1.png", ".thumbs/1.png", "../2.png"]
     files = dict.fromkeys(names, png())

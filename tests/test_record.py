@@ -2,12 +2,12 @@
 
 import csv
 import os
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from noisy_student import arguments, record
+from imagenet_dummy_label import Rule
+from noisy_student import record
 from noisy_student.files import UserError
 from noisy_student.images import Picture
 
@@ -91,29 +91,64 @@ def test_audit_counts_by_hand():
     assert "precision" not in unknown.describe(NAMES, np.array([0, 0]), np.array([0, 1]), False)
 
 
-def test_image_table_says_what_became_of_each(tmp_path, capsys):
-    pictures = [Picture("s", path) for path in ("a", 'b,"\n', "\udcff")]
-    with record.open_table(tmp_path / "seen", "w+") as file:
-        truth = SimpleNamespace(of=lambda source, path: {"a": 1, "\udcff": -1}.get(path),
-                                report=lambda: None)
-        seen = record.Record(file, NAMES, 0.5, truth)
-        for picture, confidence in zip(pictures, (0.9, 0.8, 0.3)):
-            picture.label, picture.confidence, picture.raw_confidence = 1, confidence, 0.6
-            seen.add(picture)
-        for _ in range(7):
-            seen.add(Picture("s", "d").leave_out("empty file"))
-        seen.write_table(tmp_path / "images.csv", pictures[:1],
-                         arguments.labelling("", ["s", "--threshold", "0.5"]))
-        seen.report()
-    with record.open_table(tmp_path / "images.csv") as file:
+HALF = Rule(threshold=0.5)
+
+
+def labelled(path, confidence, digest, truth=None, source="s"):
+    return Picture(source, path, digest=digest, label=1, confidence=confidence,
+                   raw_confidence=0.6, truth=truth)
+
+
+def write_table(folder, pictures, kept, rule=HALF):
+    """Returns: the Record, the rows of its table, and what is for a merge."""
+    with record.open_table(folder / "seen", "w+") as file:
+        seen, digests = record.Record(file, NAMES, rule), set()
+        for picture in pictures:
+            seen.add(picture, picture.digest in digests)
+            digests |= {picture.digest} - {b""}
+        arrays = seen.write_table(folder / "images.csv", kept)
+    with record.open_table(folder / "images.csv") as file:
         head, *rows = csv.reader(file)
-    assert tuple(head) == record.COLUMNS and rows[:4] == [
+    assert tuple(head) == record.COLUMNS
+    return seen, rows, arrays
+
+
+def test_image_table_says_what_became_of_each(tmp_path, capsys):
+    pictures = [labelled("a", 0.9, b"a" * 16, 1), labelled('b,"\n', 0.8, b"b" * 16),
+                labelled("\udcff", 0.3, b"c" * 16, -1)]
+    bad = [Picture("s", "d").leave_out("empty file") for _ in range(7)]
+    seen, rows, arrays = write_table(tmp_path, pictures + bad, pictures[:1])
+    assert rows[:4] == [
         ["s", "a", "cat", "0.9", "kept", "", "cat"],
         ["s", 'b,"\n', "cat", "0.8", "over the cap", "", ""],
         ["s", "\udcff", "cat", "0.3", "below threshold", "", "none of these"],
         ["s", "d", "", "", "unreadable", "empty file", ""]]
+    assert arrays["place"].tolist() == [0, -1, -1]
+    assert arrays["digest"].tobytes() == b"a" * 16 + b"b" * 16 + b"c" * 16
+    seen.report()
     out = capsys.readouterr().out
     assert "7 files are not readable" in out and out.count("'s/d': empty file") == record.EXAMPLES
     confidences, right = record.read_table(tmp_path / "images.csv")
     assert confidences.tolist() == [0.9, 0.8, 0.3]
     assert np.array_equal(right, [1, np.nan, 0], equal_nan=True)
+
+
+def test_equal_pictures_count_once_under_the_first_of_their_names(tmp_path, capsys):
+    pictures = [labelled("z", 0.9, b"a" * 16, 0), labelled("b", 0.9, b"b" * 16, 1),
+                labelled("c", 0.9, b"a" * 16, 1), labelled("y", 0.9, b"a" * 16, 0)]
+    seen, rows, _ = write_table(tmp_path, pictures, [pictures[2], pictures[1]])
+    assert [row[4] for row in rows] == ["same picture", "kept", "kept", "same picture"]
+    assert rows[0] == ["s", "z", "", "", "same picture", "is s/c, pixel for pixel", ""]
+    assert seen.histogram.sum() == 2 and seen.counts == {"same picture": 2}
+    # As the truth has it of that name.
+    assert seen.audit.above.right.tolist() == [0, 2, 0]
+    seen.report()
+    assert "2 files show the same picture as another one" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rule, status", [
+    (Rule(0.5, cap=1), "over the cap"), (Rule(0.0, share=0.5), "beyond the share"),
+    (Rule(0.0, share=0.5, cap=1), "beyond the share or cap"), (Rule(0.95), "below threshold")])
+def test_what_is_not_kept_says_for_which_rule(rule, status, tmp_path):
+    _, rows, _ = write_table(tmp_path, [labelled("a", 0.9, b"a" * 16)], [], rule)
+    assert rows[0][4] == status

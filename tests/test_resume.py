@@ -100,11 +100,15 @@ def wait_until(condition, seconds=120):
 
 
 @pytest.fixture
-def labelling(toy, own_network):
-    """Words of step 2 for 9,000 images: the 60 pictures, 150 times."""
+def labelling(toy, own_network, tmp_path):
+    """Words of step 2 for 9,000 files: the 60 pictures, 150 times."""
     if not os.path.isdir("/proc"):
         pytest.skip("there is no /proc to see processes in")
-    return [*[toy / "unlabeled"] * 150, "--threshold", 0.5, "--per-class-cap", 40,
+    (tmp_path / "pool").mkdir()
+    for path in (toy / "unlabeled").iterdir():
+        for i in range(150):
+            (tmp_path / "pool" / f"{i}-{path.name}").symlink_to(path)
+    return [tmp_path / "pool", "--threshold", 0.5, "--per-class-cap", 40,
             "--teacher", own_network, "--classes", *make_toy.SHAPES, "--out"]
 
 

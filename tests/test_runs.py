@@ -1,6 +1,5 @@
 """A run's folder: one run at a time, of one kind, and only what that run wrote is read."""
 
-import argparse
 import errno
 import fcntl
 import os
@@ -23,7 +22,7 @@ FROM = {"data": "data/toy", "data_sha256": "abc", "split_sha256": "def"}
 
 def start(folder, script="cifar10_resnet50.py", made_from=FROM, flag="--log-dir", **words):
     arguments = {"seed": 0, "epochs": 30, "data": "data/toy", "log_dir": str(folder), "workers": 2}
-    return runs.start(script, folder, argparse.Namespace(**{**arguments, **words}), made_from,
+    return runs.start(script, folder, {**arguments, **words}, made_from,
                       flag=flag)
 
 
