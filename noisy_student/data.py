@@ -119,6 +119,8 @@ def load_files(path):
     if len(class_names) < 2:
         raise UserError(f"{path}: has one class, {class_names}; at least two are expected")
     x, y, names = decode(path, class_names, parts["train"])
+    if x.max() <= 1:
+        raise UserError(f"{path}: no pixel is above {x.max()}; 0 to 255 are expected")
     if unlabelled := (y < 0).sum():
         print(f"{path}: {unlabelled:,} training images have no label, and are part of the rest")
     tested = "test" if "test" in parts else "val"

@@ -144,7 +144,13 @@ def visible_files(folder, passed=None, visited=None):
     """
     visited, here = set() if visited is None else visited, os.path.realpath(folder)
     visited.add(here)
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        # It is one of the files that cannot be read, and costs no other.
+        yield pathlib.Path(folder)
+        return
+    for entry in entries:
         if hidden(entry.name):
             if passed is not None:
                 passed.append(entry.path)
@@ -466,7 +472,7 @@ def read_pairs(folder):
 
     The classes are numbers, unless classes.txt names them, a line each.
     """
-    parts, most = {}, []
+    parts, most, read = {}, [], set()
     for images, labels in array_pairs(folder):
         x, y = read_arrays(images, mmap_mode="r"), read_arrays(labels)
         y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
@@ -481,6 +487,9 @@ def read_pairs(folder):
                             "folder with one")
         parts[part] = Part(x, y.astype(np.int64), numbered(part, len(y)))
         most += y.tolist()
+        read |= {images.name, labels.name}
+    if unread := sorted({path.name for path in folder.glob("[!.]*.npy")} - read):
+        print(f"warning: {folder}: no other array belongs to {', '.join(unread)}, not read")
     names = folder / "classes.txt"
     class_names = read_text(names).splitlines() if names.is_file() else []
     return [name.strip() for name in class_names if name.strip()] or names_of(most), parts

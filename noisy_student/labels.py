@@ -322,8 +322,9 @@ def load_pseudo(folder, data):
     if theirs["split_sha256"] != ours["split_sha256"]:
         raise UserError(f"{folder}: its teacher was trained on another choice of labelled images "
                         "(--num-labeled, --seed, --validation)")
-    if run.results["class_names"] != data.class_names:
-        raise UserError(f"{folder}: its classes are {run.results['class_names']}, "
+    names = run.results["class_names"]
+    if sorted(names) != sorted(data.class_names):
+        raise UserError(f"{folder}: its classes are {names}, "
                         f"those of {data.name} are {data.class_names}")
     x, y, index = (run.arrays(f"{name}.npy") for name in ("x", "y", "index"))
     kept = len(x) if x.ndim else 0
@@ -336,6 +337,8 @@ def load_pseudo(folder, data):
                         "Delete it and label again")
     if wrong := no_distributions(y):
         raise UserError(f"{folder}: its labels {wrong}. Delete it and label again")
+    # A network of one's own may have the same classes in another order.
+    y = y[:, [names.index(name) for name in data.class_names]]
     digest = sha256(*(run.sha256[f"{name}.npy"].encode() for name in ("x", "y", "index")))
     taught_by = {"labelling": run.arguments, "teacher": run.taught_by}
     return PseudoLabels(x, y, index, digest, taught_by)

@@ -34,10 +34,13 @@ def from_folder(folder):
 
 
 def from_archive(source):
-    for name, content, reason, packed in archives.members(source, LARGEST_MEMBER, wanted):
+    for name, content, reason, packed in archives.members(
+            source, LARGEST_MEMBER, lambda name: not passed_over(name)):
         picture = Picture(source, name, content, packed)
-        if reason or not wanted(name):
-            picture.leave_out(*([reason] if reason else passed_over(name)))
+        if passed := passed_over(name):
+            picture.leave_out(*passed)
+        elif reason:
+            picture.leave_out(reason)
         yield picture
 
 
@@ -59,10 +62,6 @@ def passed_over(path):
     if any(hidden(name) for name in tidy(path).split("/")):
         return HIDDEN
     return COMPANION if os.path.splitext(path)[1] in (".cls", ".json", ".txt") else None
-
-
-def wanted(path):
-    return passed_over(path) is None
 
 
 def tidy(path):

@@ -229,6 +229,19 @@ def test_files_beside_the_folders_of_classes_are_counted(tmp_path, capsys):
     assert "1 files beside the classes' folders are passed over" in capsys.readouterr().out
 
 
+def test_arrays_that_are_not_read_are_named(tmp_path, capsys):
+    (write_arrays(tmp_path) / "y_test.npy").rename(tmp_path / "labels_test.npy")
+    assert len(load_data(str(tmp_path)).x_test) == 10
+    assert "no other array belongs to labels_test.npy, x_test.npy, not read" in (
+        capsys.readouterr().out)
+
+
+def test_pixels_that_are_fractions_of_one_are_refused(tmp_path):
+    np.save(write_arrays(tmp_path) / "x_train.npy", X // 255)
+    with pytest.raises(UserError, match="no pixel is above 1; 0 to 255 are expected"):
+        load_data(str(tmp_path))
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_classes_are_named_without_the_mark_that_editors_write(encoding, tmp_path):
     text = "\r\n".join(["Münze", *CIFAR10[1:]])

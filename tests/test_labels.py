@@ -146,6 +146,9 @@ def test_own_network_teaches_from_end_to_end(own_network, toy, tmp_path, monkeyp
     taught_by = seen["run"].taught_by
     assert taught_by["teacher"] is None
     assert taught_by["labelling"]["classes"] == list(make_toy.SHAPES)
+    # The same classes in another order are the same classes.
+    turned = dataclasses.replace(seen["data"], class_names=seen["data"].class_names[::-1])
+    assert (labels.load_pseudo(tmp_path / "pseudo", turned).y == y[:, ::-1]).all()
     other = dataclasses.replace(seen["data"], class_names=[*"abcdefghij"])
     with pytest.raises(UserError, match=r"its classes are \['arrow', .* those of .* are \['a', "):
         labels.load_pseudo(tmp_path / "pseudo", other)

@@ -89,6 +89,20 @@ def test_folder_tar_and_zip_give_the_same(pictures, tmp_path):
                 assert (members[path] == image).all()
 
 
+def test_a_folder_that_cannot_be_read_costs_no_other(pictures, monkeypatch):
+    def scandir(folder, scandir=os.scandir):
+        if os.fspath(folder).endswith("deep"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    names = [picture.path for picture in find_images(str(pictures))]
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = {picture.path: picture for picture in decode_all(find_images(str(pictures)), 1)}
+    assert list(found) == [*(name for name in names if name < "deep"), "deep",
+                           *(name for name in names if name > "deep/z")]
+    assert found["deep"].status == "unreadable"
+
+
 def test_archives_write_nothing_and_follow_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "LARGEST_MEMBER", 1000)
     with tarfile.open(tmp_path / "evil.tar", "w") as tar:
