@@ -14,7 +14,7 @@ from noisy_student.batches import in_batches, made_ahead
 from noisy_student.data import load_data
 from noisy_student.files import UserError, sha256, write_arrays
 from noisy_student.images import FEW_BYTES, decode_all
-from noisy_student.metrics import near_copies, perceptual_hash
+from noisy_student.metrics import ALIKE, alike_from, near_copies, perceptual_hash
 from noisy_student.record import BINS
 from noisy_student.training import BATCH, duration
 
@@ -178,23 +178,31 @@ def without_copies(batches, data):
     Args:
         batches: lists of decoded Pictures.
 
-    Yields: the same lists.
+    Returns: an iterator over the same lists.
     """
     known = np.concatenate([data.x[data.val], data.x_test])
     names = [data.names[i] for i in data.val]
     names += [f"test image {i}" for i in range(len(data.x_test))]
     hashes, exact = perceptual_hash(known), {image.tobytes(): i for i, image in enumerate(known)}
-    for batch in batches:
+    alike, share = alike_from(known, hashes)
+    if alike > ALIKE:
+        print(f"{100 * share:.0f} % of the validation and test images resemble another one of them "
+              f"as near copies do: only what correlates above {alike:.3f} with one, and not above "
+              f"{ALIKE}, is left out as its copy")
+
+    def left_out(batch):
         images = [picture for picture in batch if not picture.reason]
         x = np.array([picture.pixels for picture in images], np.uint8)
         x = x.reshape(-1, *known.shape[1:])
-        near = dict(near_copies(x, known, hashes)[0].tolist())
+        near = dict(near_copies(x, known, hashes, alike)[0].tolist())
         for i, picture in enumerate(images):
             if (j := exact.get(picture.pixels.tobytes())) is not None:
                 picture.leave_out(f"is {names[j]}, pixel for pixel", "exact copy")
             elif i in near:
                 picture.leave_out(f"shows {names[near[i]]}", "near copy")
-        yield batch
+        return batch
+
+    return map(left_out, batches)
 
 
 def nothing_kept(rule, sources, histogram):

@@ -16,6 +16,9 @@ ECE_BINS = 15
 # images: of 192 found so, all but about seven show the same picture. More bits bring in plain skies
 # with an aeroplane each; of those that correlate less, most are the same picture, too.
 BITS_APART, ALIKE = 10, 0.9
+# Among images that were labelled one by one, copies are at most this share, or few; and where they
+# seem to be more, this share of them may still pass for copies.
+PLAUSIBLE, FEW_COPIES, RARE = 0.02, 5, 0.005
 
 
 def score(probabilities, t):
@@ -279,7 +282,27 @@ def correlation(a, b):
     return (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1) + 1e-9)
 
 
-def near_copies(x, known, hashes=None):
+def alike_from(known, hashes):
+    """From which correlation on two images of this kind show the same picture.
+
+    Handwritten digits look more like each other than photos do. Images that were labelled one by
+    one are nearly all different pictures: where more of them than PLAUSIBLE pass for copies of
+    others, the limit is the correlation that only a RARE one of them reaches, and not ALIKE.
+
+    Args:
+        known: uint8 (K, 32, 32, 3), labelled images, and perceptual_hash(known).
+
+    Returns: the correlation, and the share of images that would pass for copies at ALIKE.
+    """
+    rows = np.arange(0, len(known), max(1, len(known) // 1000))
+    _, alike = near_copies(known[rows], known, hashes, own=rows)
+    share = len(alike) / max(len(rows), 1)
+    if len(alike) < FEW_COPIES or share <= PLAUSIBLE:
+        return ALIKE, share
+    return float(alike[int(RARE * len(rows))]), share
+
+
+def near_copies(x, known, hashes=None, alike=ALIKE, own=None):
     """Images of x that show the same picture as a known one, mirrored or not.
 
     A perceptual hash finds the candidates, and correlation decides.
@@ -287,6 +310,8 @@ def near_copies(x, known, hashes=None):
     Args:
         x, known: uint8 (N, 32, 32, 3), (K, 32, 32, 3).
         hashes: perceptual_hash(known), for whoever asks often.
+        alike: the least correlation of two copies.
+        own: int (N,), where each image of x is among the known ones: it is no copy of itself.
 
     Returns: int (M, 2) pairs of indices into x and known, one per image of x that has any, and
         their correlations, float (M,), the most alike first.
@@ -302,8 +327,10 @@ def near_copies(x, known, hashes=None):
                 continue
             i, j = np.nonzero(close)
             i += start
+            if own is not None:
+                i, j = i[own[i] != j], j[own[i] != j]
             for a, b, like in zip(i, j, correlation(shown[i], known[j])):
-                if like >= ALIKE and like > best.get(a, (0, 0))[0]:
+                if like >= alike and like > best.get(a, (0, 0))[0]:
                     best[a] = like, b
     found = sorted(((like, a, b) for a, (like, b) in best.items()), reverse=True)
     pairs = np.array([(a, b) for _, a, b in found], dtype=np.int64).reshape(-1, 2)

@@ -19,6 +19,8 @@ from noisy_student.pool import tidy
 EXAMPLES = 5
 # Bins of the histogram of confidences, which replaces the list of all confidences.
 BINS = 1000
+# A pool in which more is left out as near copies than this share is strange.
+PLAUSIBLE_COPIES = 0.05
 # The status of a file whose picture counts under another name.
 SAME_PICTURE = "same picture"
 # How a table is opened: a file's name may hold bytes that are no letters.
@@ -303,6 +305,10 @@ class Record:
         if exact or near:
             print(f"{exact + near:,} images are left out, which show validation or test images, "
                   f"{exact:,} of them pixel for pixel (images.csv names all)")
+        if near > PLAUSIBLE_COPIES * (near + self.histogram.sum()):
+            print(f"warning: {near:,} near copies are many: unless the pool holds the labelled "
+                  "data set, look at some of them (status near copy): its pictures may only "
+                  "resemble each other")
         if count := self.counts[SAME_PICTURE]:
             print(f"{count:,} files show the same picture as another one, pixel for pixel, and "
                   "are left out (images.csv names all)")

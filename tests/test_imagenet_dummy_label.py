@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import os
 import shutil
+import tarfile
 from types import SimpleNamespace
 
 import keras
@@ -308,6 +309,31 @@ def test_missing_classes_are_named_and_recorded(one_image, label_own, capsys, tm
         label_own(one_image, "--threshold", 0.05)
     label_own(one_image, "--threshold", 0)
     assert "is finished: 1 of 1 images kept" in capsys.readouterr().out
+
+
+def test_one_picture_in_many_files_counts_once(toy, label_own, tmp_path, capsys):
+    pool = tmp_path / "pool"
+    shutil.copytree(toy / "unlabeled", pool)
+    for i in range(100):
+        Image.new("RGB", (500, 374), (238, 238, 238)).save(pool / f"gone{i}.jpg")
+    folder = label_own(pool, "--keep-share", 0.5)
+    assert "99 files show the same picture as another one" in capsys.readouterr().out
+    x = np.load(folder / "x.npy")
+    assert len(x) == len({image.tobytes() for image in x}) < 40
+    rows = {row["path"]: row for row in table(folder)}
+    assert rows["gone0.jpg"]["status"] in ("kept", "beyond the share")
+    assert rows["gone99.jpg"]["status"] == "same picture"
+    assert rows["gone99.jpg"]["reason"] == f"is {pool}/gone0.jpg, pixel for pixel"
+
+
+def test_members_of_one_name_each_have_their_own_row(toy, label_own, tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for path in sorted((toy / "unlabeled").iterdir())[:8]:
+            archive.add(path, "same.png")
+    folder = label_own(tmp_path / "a.tar", "--keep-share", 0.5)
+    rows = table(folder)
+    assert len({row["path"] for row in rows}) == 8
+    assert sum(row["status"] == "kept" for row in rows) == len(np.load(folder / "x.npy")) < 8
 
 
 def test_pool_may_move_but_not_change(one_image, label_own, capsys):

@@ -260,3 +260,29 @@ def test_correlation_by_hand():
     found = metrics.correlation(np.concatenate([ramp] * 3),
                                 np.concatenate([5 * ramp, 255 - ramp, ramp.swapaxes(1, 2)]))
     assert found == pytest.approx([1, -1, 0], abs=1e-6)
+
+
+def smooth(rng, count):
+    """Pictures of slow waves, float (count, 32, 32, 3), 0..1."""
+    waves = rng.normal(size=(count, 32, 32, 3)).cumsum(axis=1).cumsum(axis=2)
+    low, high = waves.min(axis=(1, 2), keepdims=True), waves.max(axis=(1, 2), keepdims=True)
+    return (waves - low) / (high - low)
+
+
+def test_pictures_that_resemble_each_other_are_no_copies_of_each_other():
+    rng = np.random.default_rng(0)
+    # Different pictures of one kind, as digits are.
+    pictures = (20 + 210 * (0.7 * smooth(rng, 1) + 0.3 * smooth(rng, 400))).astype(np.uint8)
+    known, others = pictures[:200], pictures[200:]
+    hashes = metrics.perceptual_hash(known)
+    alike, share = metrics.alike_from(known, hashes)
+    assert share > 0.9 and len(metrics.near_copies(others, known)[0]) > 180
+    assert len(metrics.near_copies(others, known, hashes, alike)[0]) <= 4
+    copies = (known + rng.integers(-3, 4, known.shape)).astype(np.uint8)
+    assert len(metrics.near_copies(copies, known, hashes, alike)[0]) == 200
+
+
+def test_a_few_copies_among_the_known_change_nothing_of_what_a_copy_is():
+    known = (20 + 210 * smooth(np.random.default_rng(0), 200)).astype(np.uint8)
+    known[1:4:2] = known[0:3:2] + 1
+    assert metrics.alike_from(known, metrics.perceptual_hash(known)) == (metrics.ALIKE, 0.02)
