@@ -1,8 +1,7 @@
 """Step 1: the data, the ResNet50, and the teacher.
 
-    python cifar10_resnet50.py                                     # the article's: hours on a GPU
-    python cifar10_resnet50.py --data data/toy --num-labeled 150 --recipe fast --depth 14 \\
-        --width 0.09 --stem-strides 2                              # after data/make_toy.py data/toy
+    python cifar10_resnet50.py                      # the article's: hours on a GPU
+    python cifar10_resnet50.py --network small      # small_network.py: an hour on a laptop
 
 Trains a network on the labelled images alone, without any noise: the teacher.
 
@@ -20,7 +19,7 @@ if __name__ == "__main__":
     # Before Keras is imported, which takes seconds.
     args = arguments.teacher(__doc__)
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import keras
 import numpy as np
@@ -31,7 +30,111 @@ from noisy_student.batches import shuffled
 from noisy_student.data import load_data
 from noisy_student.files import UserError, run_script
 from noisy_student.metrics import score
+from noisy_student.normalization import BatchNormalization
 from noisy_student.training import predict, train
+from small_network import build_small, whiten
+
+# --- the recipe -----------------------------------------------------------------------------------
+# All that a network is trained with. Every value can be another: most by a flag of the same name,
+# the others here.
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained. Rates are those of a batch of batch_size images."""
+
+    batch_size: int
+    # One epoch is one look at the validation images; how many steps it has is computed from the
+    # labelled images, unless --steps-per-epoch says so.
+    epochs: int
+    learning_rate: float
+    steps_per_epoch: int = None
+    # A larger batch averages over more images and bears a larger step: with True, another
+    # --batch-size changes the rate in proportion.
+    scale_rate: bool = False
+    # "adam", "adamw" or "sgd". SGD learns images in the fewest steps if its rate is right; Adam
+    # forgives a wrong one.
+    optimizer: str = "adam"
+    # SGD's running mean of gradients, in Nesterov's form: it looks ahead of the step it takes.
+    momentum: float = 0.0
+    # Shrinks the weights at each step by this times the rate, apart from the gradient.
+    weight_decay: float = 0.0
+    # Whose names hold one of these are not shrunk: a bias says where, not how strongly.
+    not_decayed: tuple = ()
+    # "brakes": constant, then ReduceLROnPlateau and EarlyStopping (the article's); "one_cycle": a
+    # warm-up and half a cosine down to zero; "triangle": up to the peak and down in two lines.
+    schedule: str = "brakes"
+    # Patience of the article's EarlyStopping, in epochs; 0: never stop.
+    early_stopping: int = 10
+    # The share of a hard label that is spread over all classes, so that a network need not drive
+    # its logits ever further apart to be a little more right about what it knows already.
+    label_smoothing: float = 0.0
+    # Memory of batch normalization's running statistics; a short run needs a shorter one.
+    bn_momentum: float = 0.99
+    # Numbers of 16 bits where the GPU has them.
+    bfloat16: bool = False
+    # Mirrored and shifted images, which the article does not have: see step 4.
+    flip_and_crop: str = "never"
+
+
+RECIPES = {
+    # Article: Adam at its default rate; 250 epochs as they are, then up to 50 with the brakes on.
+    "article": Recipe(batch_size=64, epochs=300, learning_rate=1e-3),
+    "fast": Recipe(batch_size=64, epochs=30, learning_rate=3e-3, optimizer="adamw",
+                   weight_decay=0.02, schedule="one_cycle", bn_momentum=0.9, bfloat16=True,
+                   flip_and_crop="with-noise"),
+    # For the small network: after KellerJordan/cifar10-airbench, whose rate is 1.5 for 1,024
+    # images, with the decay in Keras' terms (times the rate, at each step).
+    "sprint": Recipe(batch_size=512, epochs=20, learning_rate=0.75, scale_rate=True,
+                     optimizer="sgd", momentum=0.85, weight_decay=0.0102, not_decayed=("beta",),
+                     schedule="triangle", label_smoothing=0.2, bn_momentum=0.9, bfloat16=True,
+                     flip_and_crop="with-noise"),
+}
+# The article's epochs before ReduceLROnPlateau and EarlyStopping join.
+CONSTANT_SHARE = 250 / 300
+# The triangle starts at this share of the peak, reaches it after that share of all steps, and ends
+# at this one.
+TRIANGLE_START, TRIANGLE_PEAK_AT, TRIANGLE_END = 0.2, 0.23, 0.07
+
+
+def recipe_of(given, labelled):
+    """The recipe that a command line asks for.
+
+    Args:
+        given: {flag: value} of the command line; None where it says nothing.
+        labelled: number of images to train on that have a label.
+
+    Raises: UserError, for a recipe that is not there.
+    """
+    if given["recipe"] not in RECIPES:
+        raise UserError(f"--recipe {given['recipe']}: there are {', '.join(RECIPES)}")
+    known = RECIPES[given["recipe"]]
+    said = {key: given[key] for key in asdict(known) if given.get(key) is not None}
+    recipe = replace(known, **said)
+    if known.scale_rate and "learning_rate" not in said:
+        scaled = known.learning_rate * recipe.batch_size / known.batch_size
+        recipe = replace(recipe, learning_rate=scaled)
+    if recipe.steps_per_epoch is None:
+        # Every cell of an experiment takes one step per batch of labelled images, however many
+        # pseudo-labels it is given. Article: more images, more steps, and nobody knows which
+        # helped.
+        steps = max(1, labelled // recipe.batch_size)
+        recipe = replace(recipe, steps_per_epoch=steps)
+    return recipe
+
+
+def smooth_labels(labels, smoothing):
+    """Spreads a share of every hard label evenly over the classes (Szegedy et al. 2016, sec. 7).
+
+    A soft pseudo-label stays as it is: it already says how unsure its teacher is, and a teacher
+    that was trained on smoothed labels gives labels that are as smooth.
+
+    Args:
+        labels: float32 (N, C), hard ones and soft ones. smoothing: 0 (nothing changes) to 1.
+    """
+    hard = labels.max(axis=1, keepdims=True) == 1
+    smooth = (1 - smoothing) * labels + smoothing / labels.shape[1]
+    return np.where(hard, smooth, labels).astype(np.float32)
 
 # --- the network ----------------------------------------------------------------------------------
 
@@ -63,7 +166,7 @@ def shortcut_en(x, residual, name=None):
         x = layers.Conv2D(residual.shape[-1], 1, strides=strides, kernel_initializer="he_normal",
                           kernel_regularizer=keras.regularizers.L2(1e-4),
                           name=part(name, "shortcut_conv"))(x)
-        x = layers.BatchNormalization(name=part(name, "shortcut_bn"))(x)
+        x = BatchNormalization(name=part(name, "shortcut_bn"))(x)
     return layers.Add(name=part(name, "add"))([x, residual])
 
 
@@ -79,13 +182,13 @@ def residual_path(x, filters, strides=1, name=None):
     its 3x3 work away. It stays: this is the article's network.
     """
     x = layers.Conv2D(filters, 1, padding="same", name=part(name, "conv1"))(x)
-    x = layers.BatchNormalization(name=part(name, "bn1"))(x)
+    x = BatchNormalization(name=part(name, "bn1"))(x)
     x = layers.ReLU(name=part(name, "relu1"))(x)
     x = layers.Conv2D(filters, 3, padding="same", name=part(name, "conv2"))(x)
-    x = layers.BatchNormalization(name=part(name, "bn2"))(x)
+    x = BatchNormalization(name=part(name, "bn2"))(x)
     x = layers.ReLU(name=part(name, "relu2"))(x)
     x = layers.Conv2D(filters * 4, 1, strides=strides, padding="same", name=part(name, "conv3"))(x)
-    return layers.BatchNormalization(name=part(name, "bn3"))(x)
+    return BatchNormalization(name=part(name, "bn3"))(x)
 
 
 def normal_resblock50(data, filters, strides=1, name=None):
@@ -127,7 +230,7 @@ def build_resnet(depth=50, width=1.0, num_classes=10, block=normal_resblock50, d
     x = layers.Rescaling(1 / 255, name="scale")(inputs)
     x = layers.Conv2D(scaled(STEM_FILTERS), 5, strides=stem_strides, padding="same",
                       name="stem_conv")(x)
-    x = layers.BatchNormalization(name="stem_bn")(x)
+    x = BatchNormalization(name="stem_bn")(x)
     # (batch, 32, 32, 32)
     x = layers.ReLU(name="stem_relu")(x)
     for stage, ((filters, strides), blocks) in enumerate(zip(STAGES, blocks_of(depth)), 1):
@@ -148,71 +251,63 @@ def build_resnet(depth=50, width=1.0, num_classes=10, block=normal_resblock50, d
 # --- the training ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What a network is trained with where the command line says nothing."""
+class Triangle(keras.optimizers.schedules.LearningRateSchedule):
+    """Up to the peak in a straight line, and down to nearly nothing in another.
 
-    batch_size: int
-    epochs: int
-    learning_rate: float
-    # Of AdamW; and instead of a constant rate, a warm-up and half a cosine down to zero.
-    weight_decay: float = 0.0
-    one_cycle: bool = False
-    # Of batch normalization's running statistics; a short run needs a shorter memory.
-    bn_momentum: float = 0.99
-    # Where the GPU has it.
-    bfloat16: bool = False
-    # Mirrored and shifted images, which the article does not have: see step 4.
-    flip_and_crop: str = "never"
-
-
-RECIPES = {
-    # Article: Adam at its default rate; 250 epochs as they are, then up to 50 with the brakes on.
-    "article": Recipe(batch_size=64, epochs=300, learning_rate=1e-3),
-    "fast": Recipe(batch_size=64, epochs=30, learning_rate=3e-3, weight_decay=0.02, one_cycle=True,
-                   bn_momentum=0.9, bfloat16=True, flip_and_crop="with-noise"),
-}
-# Of the article's epochs, before ReduceLROnPlateau and EarlyStopping join.
-CONSTANT_SHARE = 250 / 300
-
-
-def fill_in(args, data):
-    """Gives the recipe's values to the arguments that the command line left out.
-
-    (But for flip_and_crop, which is of step 4.)
+    The way up is short: weights that begin at random bear no large steps. Most of the time goes
+    into the way down, in which the noise of the steps dies away.
     """
-    if args.recipe not in RECIPES:
-        raise UserError(f"--recipe {args.recipe}: there are {', '.join(RECIPES)}")
-    recipe = RECIPES[args.recipe]
-    args.epochs = args.epochs or recipe.epochs
-    args.batch_size = args.batch_size or recipe.batch_size
-    args.learning_rate = args.learning_rate or recipe.learning_rate
-    # Every cell of an experiment takes one step per batch of labelled images, however many
-    # pseudo-labels it is given. Article: more images, more steps, and nobody knows which helped.
-    args.steps_per_epoch = args.steps_per_epoch or max(1, len(data.train) // args.batch_size)
-    if args.precision == "auto":
-        fast = recipe.bfloat16 and backend.has_bfloat16()
-        args.precision = "bfloat16" if fast else "float32"
+
+    def __init__(self, peak, steps):
+        self.peak, self.steps = peak, steps
+
+    def __call__(self, step):
+        share = keras.ops.cast(step, "float32") / self.steps
+        up = TRIANGLE_START + (1 - TRIANGLE_START) * share / TRIANGLE_PEAK_AT
+        down = 1 - (1 - TRIANGLE_END) * (share - TRIANGLE_PEAK_AT) / (1 - TRIANGLE_PEAK_AT)
+        return self.peak * keras.ops.minimum(up, down)
+
+    def get_config(self):
+        return {"peak": self.peak, "steps": self.steps}
 
 
-def optimizer_and_schedule(model, args):
-    """The optimizer, and for the article's recipe a function: history -> (learning rate, stop).
+def optimizer_and_schedule(model, recipe):
+    """The optimizer, and for the article's schedule a function: history -> (learning rate, stop).
 
-    Sets the recipe's memory of batch normalization, too.
+    Sets the recipe's memory of batch normalization, too. Raises: UserError, where the recipe names
+    an optimizer or a schedule that is not there.
     """
-    recipe = RECIPES[args.recipe]
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.momentum = recipe.bn_momentum
-    if not recipe.one_cycle:
-        return keras.optimizers.Adam(args.learning_rate), lambda history: brakes(history, args)
-    steps = args.epochs * args.steps_per_epoch
-    cycle = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - steps // 10, warmup_target=args.learning_rate, warmup_steps=steps // 10)
-    return keras.optimizers.AdamW(cycle, weight_decay=recipe.weight_decay), None
+    rate, schedule, steps = recipe.learning_rate, None, recipe.epochs * recipe.steps_per_epoch
+    if recipe.schedule == "brakes":
+        def schedule(history):
+            return brakes(history, recipe)
+    elif recipe.schedule == "one_cycle":
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, steps - steps // 10, warmup_target=rate, warmup_steps=steps // 10)
+    elif recipe.schedule == "triangle":
+        rate = Triangle(rate, steps)
+    else:
+        raise UserError(f"the recipe's schedule is {recipe.schedule!r}: "
+                        "there are brakes, one_cycle, triangle")
+    if recipe.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(rate)
+    elif recipe.optimizer == "adamw":
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+    elif recipe.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(rate, recipe.momentum, nesterov=recipe.momentum > 0,
+                                         weight_decay=recipe.weight_decay or None)
+    else:
+        raise UserError(f"the recipe's optimizer is {recipe.optimizer!r}: "
+                        "there are adam, adamw, sgd")
+    if recipe.not_decayed:
+        optimizer.exclude_from_weight_decay(var_names=list(recipe.not_decayed))
+    return optimizer, schedule
 
 
-def brakes(history, args):
+def brakes(history, recipe):
     """ReduceLROnPlateau(factor=0.1, patience=3) and EarlyStopping in the last 50 of 300 epochs.
 
     Counted anew from the history, so that a resumed training brakes where it would have braked.
@@ -222,8 +317,8 @@ def brakes(history, args):
 
     Returns: the learning rate of the next epoch, and whether the training ends here.
     """
-    losses = [row["val_loss"] for row in history[round(args.epochs * CONSTANT_SHARE):]]
-    rate, plateau, waited = args.learning_rate, np.inf, 0
+    losses = [row["val_loss"] for row in history[round(recipe.epochs * CONSTANT_SHARE):]]
+    rate, plateau, waited = recipe.learning_rate, np.inf, 0
     best, since_best = np.inf, 0
     for loss in losses:
         # ReduceLROnPlateau, to which less than 1e-4 is no progress.
@@ -233,7 +328,7 @@ def brakes(history, args):
             rate, waited = float(np.float32(rate)) * 0.1, 0
         # EarlyStopping, to which anything is.
         best, since_best = (loss, 0) if loss < best else (best, since_best + 1)
-    return rate, bool(args.early_stopping and since_best >= args.early_stopping)
+    return rate, bool(recipe.early_stopping and since_best >= recipe.early_stopping)
 
 
 def my_eval(model, x, t, probabilities=None):
@@ -251,26 +346,24 @@ def my_eval(model, x, t, probabilities=None):
     return loss, accuracy
 
 
-def fit_and_finish(model, batches, data, args, run):
+def fit_and_finish(model, batches, data, recipe, run, tensorboard=False):
     """Trains, then reads the test images, once, and keeps what the network says about them.
 
     Args:
-        batches: batches(k) yields batch k and all that come behind it, without end, so that a
+        batches: batches(k) yields batch k and all that come after it, without end, so that a
             killed training goes on with the batch it would have had.
     """
-    optimizer, schedule = optimizer_and_schedule(model, args)
+    optimizer, schedule = optimizer_and_schedule(model, recipe)
     # noisy_student/training.py: model.compile() with the cross-entropy to the labels, hard or soft,
     # and model.fit(), with a backup after every epoch.
-    history, seconds = train(
-        model, batches, data.validation(), run, optimizer=optimizer, schedule=schedule,
-        epochs=args.epochs, steps_per_epoch=args.steps_per_epoch, batch_size=args.batch_size,
-        seed=args.seed, tensorboard=args.tensorboard)
+    history, seconds = train(model, batches, data.validation(), run, optimizer, schedule,
+                             tensorboard)
     x_val, t_val = data.validation()
     p_test, p_val = predict(model, data.x_test), predict(model, x_val)
     run.save_predictions(test=(p_test, data.y_test), validation=(p_val, t_val.argmax(axis=1)))
     loss, accuracy = my_eval(model, data.x_test, data.one_hot(data.y_test), p_test)
     run.finish(test_loss=loss, test_accuracy=accuracy, seconds=seconds,
-               steps=len(history) * args.steps_per_epoch, class_names=data.class_names)
+               steps=len(history) * recipe.steps_per_epoch, class_names=data.class_names)
     print(f"{run.folder}: test accuracy {100 * accuracy:.2f} %")
 
 
@@ -280,26 +373,32 @@ def main(args):
     # The data
     data = load_data(args.data, args.num_labeled, args.validation, args.seed)
     print(data)
-    fill_in(args, data)
-    run = runs.start("cifar10_resnet50.py", args.log_dir, vars(args), data.lineage())
+    recipe = recipe_of(vars(args), len(data.train))
+    precision = backend.precision(args.precision, recipe.bfloat16)
+    chosen = {**vars(args), **asdict(recipe), "precision": precision}
+    run = runs.start("cifar10_resnet50.py", args.log_dir, chosen, data.lineage())
     if run.finished:
         print(f"{args.log_dir} is finished: test accuracy {run.results['test_accuracy']:.4f}")
         return
 
-    with backend.on_hardware(args.precision, args.devices, args.batch_size):
+    with backend.on_hardware(precision, args.devices, recipe.batch_size):
         # The network
-        model = build_resnet(args.depth, args.width, data.num_classes,
-                             stem_strides=args.stem_strides)
-        print(f"ResNet{args.depth}, width {args.width}: {model.count_params():,} parameters")
+        if args.network == "small":
+            model = build_small(args.width, data.num_classes)
+            whiten(model, data.x[data.train])
+        else:
+            model = build_resnet(args.depth, args.width, data.num_classes,
+                                 stem_strides=args.stem_strides)
+        print(f"{model.name}, width {args.width}: {model.count_params():,} parameters")
 
         # The training, without noise; data.train are the rows of data.x that may be trained on
-        labels = data.one_hot(data.y)
+        labels = smooth_labels(data.one_hot(data.y), recipe.label_smoothing)
 
         def batches(first_batch):
-            for _, rows in shuffled(data.train, args.batch_size, args.seed, first_batch):
+            for _, rows in shuffled(data.train, recipe.batch_size, args.seed, first_batch):
                 yield data.x[rows], labels[rows]
 
-        fit_and_finish(model, batches, data, args, run)
+        fit_and_finish(model, batches, data, recipe, run, args.tensorboard)
     print(f"Next: python imagenet_dummy_label.py IMAGES --teacher {args.log_dir}")
 
 

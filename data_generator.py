@@ -20,10 +20,12 @@ if __name__ == "__main__":
     # Before Keras is imported, which takes seconds.
     args = arguments.student(__doc__)
 
+from dataclasses import asdict
+
 import numpy as np
 from PIL import Image
 
-from cifar10_resnet50 import RECIPES, fill_in, fit_and_finish
+from cifar10_resnet50 import fit_and_finish, recipe_of, smooth_labels
 from noisy_student import backend, figures, runs
 from noisy_student.batches import mixed, shuffled
 from noisy_student.data import load_data
@@ -31,7 +33,8 @@ from noisy_student.files import UserError, run_script
 from noisy_student.labels import load_pseudo
 from noisy_student.metrics import exact_copies
 from Rand_Augment import Rand_Augment
-from stochastic_resblock import build_student
+from small_network import whiten
+from stochastic_resblock import build_small_student, build_student
 
 
 def get_random_data(x_train_i, y_train_i, data_aug, augment=None):
@@ -117,8 +120,7 @@ def main(args):
     # The labelled images
     data = load_data(args.data, args.num_labeled, args.validation, args.seed)
     print(data)
-    fill_in(args, data)
-    args.flip_and_crop = args.flip_and_crop or RECIPES[args.recipe].flip_and_crop
+    recipe = recipe_of(vars(args), len(data.train))
     x, y = data.x, data.one_hot(data.y)
     labelled_rows, pseudo_rows = data.train, np.empty(0, dtype=np.int64)
     # What run.json says of the images, and of the teacher.
@@ -128,7 +130,7 @@ def main(args):
     if args.pseudo != "none":
         pseudo = load_pseudo(args.pseudo, data)
         refuse_overlap(pseudo.x, data)
-        # They come behind the labelled ones.
+        # They come after the labelled ones.
         pseudo_rows = len(x) + pseudo.index
         x, y = np.concatenate([x, pseudo.x]), np.concatenate([y, pseudo.y])
         made_from["pseudo_sha256"], taught_by = pseudo.sha256, pseudo.taught_by
@@ -136,8 +138,11 @@ def main(args):
               f"{len(pseudo.index):,} after balancing")
     elif args.labeled_share:
         raise UserError("--labeled-share: with --pseudo none all images are labelled")
+    y = smooth_labels(y, recipe.label_smoothing)
 
-    run = runs.start("data_generator.py", args.log_dir, vars(args), made_from, taught_by)
+    precision = backend.precision(args.precision, recipe.bfloat16)
+    chosen = {**vars(args), **asdict(recipe), "precision": precision}
+    run = runs.start("data_generator.py", args.log_dir, chosen, made_from, taught_by)
     if run.finished:
         print(f"{args.log_dir} is finished: test accuracy {run.results['test_accuracy']:.4f}")
         return
@@ -147,36 +152,41 @@ def main(args):
 
     def row_batches(first_batch):
         if args.labeled_share:
-            return mixed(labelled_rows, pseudo_rows, args.batch_size, args.labeled_share, args.seed,
-                         first_batch)
+            return mixed(labelled_rows, pseudo_rows, recipe.batch_size, args.labeled_share,
+                         args.seed, first_batch)
         # Article: labelled and pseudo-labelled images as they come.
         everything = np.concatenate([labelled_rows, pseudo_rows])
-        return shuffled(everything, args.batch_size, args.seed, first_batch)
+        return shuffled(everything, recipe.batch_size, args.seed, first_batch)
 
     def batches(first_batch):
-        return data_generator(x, y, args.batch_size, noise_on_input, args.seed, first_batch,
-                              augment, args.flip_and_crop, row_batches(first_batch))
+        return data_generator(x, y, recipe.batch_size, noise_on_input, args.seed, first_batch,
+                              augment, recipe.flip_and_crop, row_batches(first_batch))
 
     # What the student sees: the first batch as it is, and under noise
     _, first = next(row_batches(0))
     noisy, _ = next(batches(0))
     figures.drawn(figures.batch, x[first], noisy, run.path("batch.png"))
 
-    with backend.on_hardware(args.precision, args.devices, args.batch_size):
+    with backend.on_hardware(precision, args.devices, recipe.batch_size):
         # The student, with the noise on the model
         noise_on_model = args.noise in ("all", "model")
-        student = build_student(args.depth, args.width, data.num_classes,
-                                p_last=args.p_last if noise_on_model else 1.0,
-                                dropout=args.dropout if noise_on_model else 0.0,
-                                stem_strides=args.stem_strides)
-        print(f"ResNet{args.depth}, width {args.width}: {student.count_params():,} parameters; "
+        p_last = args.p_last if noise_on_model else 1.0
+        dropout = args.dropout if noise_on_model else 0.0
+        if args.network == "small":
+            student = build_small_student(args.width, data.num_classes, p_last, dropout)
+            whiten(student, data.x[data.train])
+        else:
+            student = build_student(args.depth, args.width, data.num_classes, p_last, dropout,
+                                    stem_strides=args.stem_strides)
+        print(f"{student.name}, width {args.width}: {student.count_params():,} parameters; "
               f"noise: {args.noise}")
 
         # The training, with the noise on the image
-        steps, images = args.epochs * args.steps_per_epoch, len(labelled_rows) + len(pseudo_rows)
-        print(f"{steps:,} steps of {args.batch_size}: "
-              f"{steps * args.batch_size / images:.1f} passes over {images:,} images")
-        fit_and_finish(student, batches, data, args, run)
+        steps = recipe.epochs * recipe.steps_per_epoch
+        images = len(labelled_rows) + len(pseudo_rows)
+        print(f"{steps:,} steps of {recipe.batch_size}: "
+              f"{steps * recipe.batch_size / images:.1f} passes over {images:,} images")
+        fit_and_finish(student, batches, data, recipe, run, args.tensorboard)
     print(f"Next: python eval.py logs/teacher {args.log_dir}, "
           f"or python predict.py photo.jpg --model {args.log_dir}")
 

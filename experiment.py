@@ -12,6 +12,7 @@ again. At the end, eval.py answers the questions. A new cell or question is a ne
 import os
 import shlex
 import sys
+from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 from noisy_student import arguments, commands, pool
@@ -98,15 +99,53 @@ QUESTIONS = {
 }
 # The next larger network's depth, by depth.
 DEEPER = {14: 26, 26: 50, 50: 101, 101: 152}
-# Few labels, and enough steps: where noise pays.
-DEMO = {
-    "data": "data/toy", "images": ["data/toy/unlabeled"], "out": "logs/demo", "jobs": 2,
-    "flags": "--recipe fast --depth 14 --width 0.09 --stem-strides 2 --num-labeled 150 "
-             "--batch-size 32 --epochs 6 --steps-per-epoch 100 --learning-rate 0.006",
-    "noise_flags": "--augment-ops 1 --augment-magnitude 3 --dropout 0.1 --p-last 0.9",
-    "label_flags": "--calibrate --keep-share 0.5 --truth data/toy/truth.csv",
-    "pseudo_flags": "--labeled-share 0.3",
-    "eval_flags": "--out figures/demo --report figures/demo/report.html",
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is made with one command: which cells, for which seeds, and the flags they share."""
+
+    data: str = "cifar10"
+    # What step 2 labels.
+    images: tuple = ()
+    seeds: tuple = (0,)
+    cells: tuple = EIGHT
+    # Flags of every training, of the cells with noise, of those with pseudo-labels, of every
+    # labelling, and of eval.py.
+    flags: str = ""
+    noise_flags: str = ""
+    pseudo_flags: str = ""
+    label_flags: str = ""
+    eval_flags: str = ""
+    # Flags of the larger student.
+    larger: str = None
+    out: str = "logs/experiment"
+    # How many cells are made at a time.
+    jobs: int = 1
+    # What came of it where it was made, and in which time.
+    expected: str = ""
+
+
+# Each table in results/ comes of one of these: python experiment.py run NAME.
+EXPERIMENTS = {
+    # Few labels, and enough steps: where noise pays.
+    "demo": Experiment(
+        data="data/toy", images=("data/toy/unlabeled",), cells=FIVE, out="logs/demo", jobs=2,
+        flags="--recipe fast --depth 14 --width 0.09 --stem-strides 2 --num-labeled 150 "
+              "--batch-size 32 --epochs 6 --steps-per-epoch 100 --learning-rate 0.006",
+        noise_flags="--augment-ops 1 --augment-magnitude 3 --dropout 0.1 --p-last 0.9",
+        label_flags="--calibrate --keep-share 0.5 --truth data/toy/truth.csv",
+        pseudo_flags="--labeled-share 0.3",
+        eval_flags="--out figures/demo --report figures/demo/report.html"),
+}
+EXPERIMENTS["demo_all"] = replace(
+    EXPERIMENTS["demo"], cells=EIGHT, eval_flags=EXPERIMENTS["demo"].eval_flags
+    + " --corrupted data/toy-corrupted --adversarial --robust-images 200")
+# What has to be drawn first.
+DRAWN = {
+    "demo": [["make_toy.py", "data/toy"]],
+    "demo_all": [["make_toy.py", "data/toy"],
+                 ["make_corrupted.py", "data/toy", "data/toy-corrupted", "--images", "200"]],
 }
 
 
@@ -115,25 +154,26 @@ def need_of(name):
     return LABELS[name].teacher if name in LABELS else CELLS[name].labels
 
 
-def words_of(name, folder, seed, args):
+def words_of(name, folder, seed, experiment):
     """How one folder is made: a script and its arguments."""
     flags = shlex.split((LABELS if name in LABELS else CELLS)[name].flags)
     if flags == ["{larger}"]:
-        flags = shlex.split(args.larger or deeper(args.flags))
+        flags = shlex.split(experiment.larger or deeper(experiment.flags))
     if name in LABELS:
-        return ["imagenet_dummy_label.py", *args.images, "--teacher", f"{folder}/{need_of(name)}",
-                *shlex.split(args.label_flags), *flags, "--out", f"{folder}/{name}"]
+        return ["imagenet_dummy_label.py", *experiment.images,
+                "--teacher", f"{folder}/{need_of(name)}",
+                *shlex.split(experiment.label_flags), *flags, "--out", f"{folder}/{name}"]
     # The article's early stopping is off: every cell takes the same number of steps.
-    words = ["--data", args.data, "--seed", str(seed), "--early-stopping", "0",
-             *shlex.split(args.flags), "--log-dir", f"{folder}/{name}"]
+    words = ["--data", experiment.data, "--seed", str(seed), "--early-stopping", "0",
+             *shlex.split(experiment.flags), "--log-dir", f"{folder}/{name}"]
     if name == "teacher":
         # Step 1 knows no noise: the teacher's flags only say so.
         return ["cifar10_resnet50.py", *words]
     if "none" not in flags:
         # How strong the noise is, where there is any.
-        words += shlex.split(args.noise_flags)
+        words += shlex.split(experiment.noise_flags)
     if need_of(name):
-        words += ["--pseudo", f"{folder}/{need_of(name)}", *shlex.split(args.pseudo_flags)]
+        words += ["--pseudo", f"{folder}/{need_of(name)}", *shlex.split(experiment.pseudo_flags)]
     else:
         words += ["--pseudo", "none"]
     return ["data_generator.py", *words, *flags]
@@ -163,63 +203,65 @@ def with_needs(cells):
     return order
 
 
-def check(order, args):
+def check(order, experiment):
     """Finds mistakes before anything is trained. Raises: UserError."""
-    if not args.images and set(order) & set(LABELS):
+    if not experiment.images and set(order) & set(LABELS):
         raise UserError("which images? --images photos/ rest "
                         "(rest needs --flags '--num-labeled N')")
-    if args.data != "cifar10" and not os.path.exists(args.data):
-        raise UserError(f"{args.data}: no such folder or file (--data)")
-    for source in args.images:
+    if experiment.data != "cifar10" and not os.path.exists(experiment.data):
+        raise UserError(f"{experiment.data}: no such folder or file (--data)")
+    for source in experiment.images:
         if source != "rest":
             pool.check_source(source)
     parsers = {"cifar10_resnet50.py": arguments.teacher, "data_generator.py": arguments.student,
                "imagenet_dummy_label.py": arguments.labelling}
     for name in order:
-        script, *words = words_of(name, args.out, 0, args)
+        script, *words = words_of(name, experiment.out, 0, experiment)
         chosen = parsers[script]("", words)
-        if name in CELLS and "rest" in args.images and not chosen.num_labeled:
+        if name in CELLS and "rest" in experiment.images and not chosen.num_labeled:
             raise UserError("rest: every image has a label; --flags '--num-labeled N' hides some")
 
 
-def commands_of(order, args):
+def commands_of(order, experiment):
     """A Command for every folder of every seed, each behind the one it needs."""
     made = []
-    for seed in args.seeds:
+    for seed in experiment.seeds:
         for name in order:
-            words = words_of(name, f"{args.out}/seed{seed}", seed, args)
+            words = words_of(name, f"{experiment.out}/seed{seed}", seed, experiment)
             need = need_of(name) and f"[seed {seed} {need_of(name)}]"
             made.append(Command(f"[seed {seed} {name}]", words, need))
     return made
 
 
+def asked_for(args):
+    """The Experiment of a command line: what it gives takes the place of what the named one has."""
+    known = EXPERIMENTS.get(args.name, Experiment())
+    given = {key: value for key, value in vars(args).items()
+             if key in asdict(known) and value is not None}
+    return replace(known, **given)
+
+
 def main(args):
-    if args.what != "run":
-        for key, value in DEMO.items():
-            setattr(args, key, value)
-        args.cells, drawn = FIVE, [["make_toy.py", args.data]]
-        if args.what == "demo_all":
-            args.cells, corrupted = EIGHT, f"{args.data}-corrupted"
-            drawn.append(["make_corrupted.py", args.data, corrupted, "--images", "200"])
-            args.eval_flags += f" --corrupted {corrupted} --adversarial --robust-images 200"
-        for script, *words in drawn:
-            # What is there already is not drawn again.
-            if status := commands.in_foreground(f"data/{script}", *words):
-                sys.exit(status)
-    order = with_needs(args.cells)
-    check(order, args)
+    experiment = asked_for(args)
+    for script, *words in DRAWN.get(args.name, ()):
+        # What is there already is not drawn again.
+        if status := commands.in_foreground(f"data/{script}", *words):
+            sys.exit(status)
+    order = with_needs(experiment.cells)
+    check(order, experiment)
     if args.engine == "ray":
         from noisy_student import engine
 
-        occupy(args.out, "--out")
-        paths = [path for path in (args.data, *args.images) if path not in ("cifar10", "rest")]
-        engine.run_all(commands_of(order, args), [args.out, *paths], args.address,
+        occupy(experiment.out, "--out")
+        paths = [path for path in (experiment.data, *experiment.images)
+                 if path not in ("cifar10", "rest")]
+        engine.run_all(commands_of(order, experiment), [experiment.out, *paths], args.address,
                        args.cpus_per_cell)
     else:
-        commands.run_here(commands_of(order, args), args.jobs)
-    folders = [f"{args.out}/seed{seed}" for seed in args.seeds]
-    sys.exit(commands.in_foreground("eval.py", *folders, *shlex.split(args.eval_flags)))
+        commands.run_here(commands_of(order, experiment), experiment.jobs)
+    folders = [f"{experiment.out}/seed{seed}" for seed in experiment.seeds]
+    sys.exit(commands.in_foreground("eval.py", *folders, *shlex.split(experiment.eval_flags)))
 
 
 if __name__ == "__main__":
-    run_script(main, arguments.experiment(__doc__, EIGHT, CELLS))
+    run_script(main, arguments.experiment(__doc__, EXPERIMENTS, CELLS))

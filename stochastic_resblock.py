@@ -23,6 +23,7 @@ from keras import layers
 
 from cifar10_resnet50 import blocks_of, build_resnet, part, residual_path, shortcut_en
 from noisy_student.files import run_script
+from small_network import GROUPS, build_small
 
 
 def get_p_survival(l, L, pl):
@@ -127,10 +128,28 @@ def build_student(depth=50, width=1.0, num_classes=10, p_last=0.8, dropout=0.5, 
     return build_resnet(depth, width, num_classes, block, dropout, stem_strides)
 
 
+def build_small_student(width=1.0, num_classes=10, p_last=0.8, dropout=0.5, per_sample=False):
+    """small_network.py's network with the noise on the model, on the residual of each group.
+
+    Its other layers have the teacher's names and shapes. small_network.whiten() sets the first.
+
+    Args: as build_student's.
+    """
+    L = len(GROUPS)
+    survivals = [StochasticSurvival(get_p_survival(l, L, p_last), per_sample=per_sample,
+                                    name=f"group{l}_survival") for l in range(1, L + 1)]
+    return build_small(width, num_classes, dropout, survivals)
+
+
 def main(args):
     from noisy_student import figures
 
-    student = build_student(args.depth, args.width, p_last=args.p_last, dropout=args.dropout)
+    if args.network == "small":
+        student = build_small_student(args.width, p_last=args.p_last, dropout=args.dropout)
+        stages = (1,) * len(GROUPS)
+    else:
+        student = build_student(args.depth, args.width, p_last=args.p_last, dropout=args.dropout)
+        stages = blocks_of(args.depth)
     survivals = [layer for layer in student.layers if isinstance(layer, StochasticSurvival)]
     print("block  layer                    output          survives with p")
     for number, layer in enumerate(survivals, 1):
@@ -141,7 +160,7 @@ def main(args):
     print(f"{len(survivals)} blocks, {sum(probabilities):.1f} of them alive in an average training "
           f"step; dropout {args.dropout} before the classifier; {student.count_params():,} "
           "parameters, as many as the teacher")
-    print(f"picture: {figures.survival(probabilities, blocks_of(args.depth), args.out)}")
+    print(f"picture: {figures.survival(probabilities, stages, args.out)}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ Writes results/benchmarks/input_path.md (on a GPU: results/benchmarks/input_path
 
 import argparse
 import itertools
+from dataclasses import replace
 
 import numpy as np
 from measure import gpu_name, in_turns, peak_memory, spread, table, versions, write
@@ -33,17 +34,16 @@ def endless_fit(depth, width, classes, batches, batch_size, steps):
     """A function that trains a student `steps` steps on, and returns how many images those were."""
     import keras
 
-    from cifar10_resnet50 import optimizer_and_schedule
-    from noisy_student import arguments, backend
+    from cifar10_resnet50 import RECIPES, optimizer_and_schedule
+    from noisy_student import backend
     from stochastic_resblock import build_student
 
     if backend.has_bfloat16():
         # As --recipe fast would.
         keras.config.set_dtype_policy("mixed_bfloat16")
     model = build_student(depth, width, classes)
-    args = arguments.student("", ["--recipe", "fast", "--learning-rate", "1e-3", "--epochs", "1000",
-                                  "--steps-per-epoch", str(steps)])
-    model.compile(optimizer_and_schedule(model, args)[0], "categorical_crossentropy",
+    recipe = replace(RECIPES["fast"], learning_rate=1e-3, epochs=1000, steps_per_epoch=steps)
+    model.compile(optimizer_and_schedule(model, recipe)[0], "categorical_crossentropy",
                   metrics=["accuracy"], jit_compile=backend.jit_compile())
     fed = backend.feed(batches, batch_size)
 

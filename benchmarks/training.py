@@ -21,6 +21,7 @@ import argparse
 import itertools
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 from measure import gpu_name, in_turns, spread, table, versions, write
@@ -54,16 +55,15 @@ def with_keras(depth, width, batch, steps, name, precision, jit=None, steps_per_
         os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(onednn))
     import keras
 
-    from cifar10_resnet50 import build_resnet, optimizer_and_schedule
-    from noisy_student import arguments, backend
+    from cifar10_resnet50 import RECIPES, build_resnet, optimizer_and_schedule
+    from noisy_student import backend
 
     backend.prepare(0)
     allow_tf32(name, precision == "tf32")
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     model = build_resnet(depth, width)
-    args = arguments.teacher("", ["--recipe", "fast", "--learning-rate", "1e-3",
-                                  "--epochs", "1000", "--steps-per-epoch", "100"])
-    model.compile(optimizer_and_schedule(model, args)[0], "categorical_crossentropy",
+    recipe = replace(RECIPES["fast"], learning_rate=1e-3, epochs=1000, steps_per_epoch=100)
+    model.compile(optimizer_and_schedule(model, recipe)[0], "categorical_crossentropy",
                   metrics=["accuracy"], steps_per_execution=steps_per_execution,
                   jit_compile=backend.jit_compile() if jit is None else jit)
     constant = tuple(map(keras.ops.convert_to_tensor, one_batch(batch)))

@@ -8,6 +8,8 @@ import math
 import os
 import sys
 
+from noisy_student import onednn
+
 
 def number(kind, low, high=math.inf, open_low=False):
     """An argparse type: an int or float in a range, or one line that says which."""
@@ -31,6 +33,8 @@ SHARE = number(float, 0, 1)
 PROBABILITY = number(float, 0, 1, open_low=True)
 # Keras' name for each, and its own. Keras knows more, which cannot train.
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
+# Each network, and its recipe where --recipe names no other.
+NETWORKS = {"resnet": "article", "small": "sprint"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,9 +65,32 @@ def parser(doc):
 
 
 def add_network(flags):
-    flags.add_argument("--depth", type=int, default=50, help="14, 26, 50 (the article's), 101, 152")
+    flags.add_argument("--network", choices=NETWORKS, default="resnet",
+                       help="resnet: the article's; small: small_network.py")
+    flags.add_argument("--depth", type=int,
+                       help="of the resnet: 14, 26, 50 (the article's), 101, 152")
     flags.add_argument("--width", type=number(float, 0, 16, open_low=True), default=1.0,
                        help="multiplies every filter count")
+
+
+def parse_with_network(flags, argv):
+    """Parses, and fills in what the command line does not say of the network.
+
+    Ends with one line, where it says something that the network has not.
+    """
+    args = flags.parse_args(argv)
+    for name, article in (("depth", 50), ("stem_strides", 1)):
+        if args.network == "resnet" and getattr(args, name, article) is None:
+            setattr(args, name, article)
+        elif args.network != "resnet" and getattr(args, name, None) is not None:
+            flags.error(f"--{name.replace('_', '-')} is for --network resnet; "
+                         "the size of the small one is its --width")
+    if getattr(args, "recipe", "") is None:
+        args.recipe = NETWORKS[args.network]
+    if argv is None:
+        # This process is going to train it.
+        onednn.choose(args.network, args.width, getattr(args, "log_dir", None))
+    return args
 
 
 def add_model_noise(flags):
@@ -81,23 +108,26 @@ def add_training(flags, log_dir):
                        help="training images that keep their label (all)")
     flags.add_argument("--validation", choices=("split", "test"), default="split",
                        help="test: the article's choice, a leak")
-    flags.add_argument("--recipe", default="article",
-                       help="article: 300 epochs of Adam; fast: 30 of AdamW in one cycle")
+    flags.add_argument("--recipe",
+                       help="article: 300 epochs of Adam; fast: 30 of AdamW in one cycle; sprint: "
+                       "20 of SGD, for the small network, whose default it is")
     add_network(flags)
-    flags.add_argument("--stem-strides", type=int, choices=(1, 2), default=1,
-                       help="2: four times fewer pixels in all layers, and four times faster")
+    flags.add_argument("--stem-strides", type=int, choices=(1, 2),
+                       help="of the resnet; 2: four times fewer pixels in all layers, and four "
+                       "times faster")
     flags.add_argument("--epochs", type=COUNT, metavar="N", help="default: the recipe's")
     flags.add_argument("--steps-per-epoch", type=COUNT, metavar="N",
                        help="default: labelled images / batch size")
     flags.add_argument("--batch-size", type=COUNT, metavar="N", help="default: the recipe's")
     flags.add_argument("--learning-rate", type=number(float, 0, open_low=True), metavar="X",
                        help="default: the recipe's")
+    flags.add_argument("--label-smoothing", type=SHARE, metavar="S", help="default: the recipe's")
     flags.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
-                       help="auto: bfloat16 with --recipe fast, where the GPU has it")
+                       help="auto: bfloat16 with fast and sprint, where the GPU has it")
     flags.add_argument("--devices", choices=("one", "all"), default="one",
                        help="all: every GPU takes its share of a batch")
-    flags.add_argument("--early-stopping", type=number(int, 0), default=10, metavar="N",
-                       help="patience of the article's second phase, in epochs; 0: never stop")
+    flags.add_argument("--early-stopping", type=number(int, 0), metavar="N",
+                       help="patience of the article's second phase, in epochs (10); 0: never stop")
     flags.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0)
     flags.add_argument("--tensorboard", action="store_true",
                        help="also write logs for TensorBoard (pip install tensorboard)")
@@ -114,7 +144,7 @@ def teacher(doc, argv=None):
     """Of step 1, cifar10_resnet50.py."""
     flags = parser(doc)
     add_training(flags, log_dir="logs/teacher")
-    return flags.parse_args(argv)
+    return parse_with_network(flags, argv)
 
 
 def labelling(doc, argv=None):
@@ -165,6 +195,8 @@ def labelling(doc, argv=None):
             flags.error(f"--merge takes {named} from the labellings that it merges")
     elif not args.images:
         flags.error("which images? folders, archives, or the word rest")
+    if argv is None:
+        onednn.choose_for_run(args.teacher)
     return args
 
 
@@ -174,7 +206,7 @@ def survival(doc, argv=None):
     add_network(flags)
     add_model_noise(flags)
     flags.add_argument("--out", default="figures/survival.png")
-    return flags.parse_args(argv)
+    return parse_with_network(flags, argv)
 
 
 def augment(doc, argv=None):
@@ -201,7 +233,7 @@ def student(doc, argv=None):
                        help="default: with-noise in the fast recipe, never in the article's")
     add_model_noise(flags)
     add_training(flags, log_dir="logs/student")
-    return flags.parse_args(argv)
+    return parse_with_network(flags, argv)
 
 
 def evaluation(doc, argv=None):
@@ -235,29 +267,35 @@ def prediction(doc, argv=None):
     return flags.parse_args(argv)
 
 
-def experiment(doc, default, cells, argv=None):
+def experiment(doc, named, cells, argv=None):
     """Of experiment.py.
 
     Args:
-        default: names of the cells to make; cells: of all there are.
+        named: the names of the published experiments. cells: those of all cells.
     """
     flags = parser(doc)
-    flags.add_argument("what", choices=("run", "demo", "demo_all"))
-    flags.add_argument("--data", default="cifar10",
-                       help="cifar10, or a folder train/<class>/*, test/<class>/*")
-    flags.add_argument("--images", nargs="+", default=[], help="what step 2 labels")
-    flags.add_argument("--seeds", nargs="+", type=number(int, 0), default=[0])
-    flags.add_argument("--cells", nargs="+", choices=cells, default=default, metavar="CELL",
-                       help=f"of {', '.join(cells)} (the first {len(default)})")
-    flags.add_argument("--flags", default="", help="of every training")
-    flags.add_argument("--noise-flags", default="", help="of the cells with noise")
-    flags.add_argument("--pseudo-flags", default="", help="of the cells with pseudo-labels")
-    flags.add_argument("--label-flags", default="", help="of every labelling")
+    flags.add_argument("what", choices=("run", "demo", "demo_all"),
+                       help="demo and demo_all stand for: run demo, run demo_all")
+    flags.add_argument("name", nargs="?", choices=named, metavar="NAME",
+                       help=f"a published experiment, whose flags are known: {', '.join(named)}")
+    flags.add_argument("--data", help="cifar10 (the default), or what step 1 takes")
+    flags.add_argument("--images", nargs="+", metavar="SOURCE", help="what step 2 labels")
+    flags.add_argument("--seeds", nargs="+", type=number(int, 0), metavar="SEED",
+                       help="each makes all cells once (0)")
+    flags.add_argument("--cells", nargs="+", choices=cells, metavar="CELL",
+                       help=f"of {', '.join(cells)} (the first eight)")
+    flags.add_argument("--flags", help="of every training")
+    flags.add_argument("--noise-flags", help="of the cells with noise")
+    flags.add_argument("--pseudo-flags", help="of the cells with pseudo-labels")
+    flags.add_argument("--label-flags", help="of every labelling")
     flags.add_argument("--larger", help="flags of the larger student (default: the next --depth)")
-    flags.add_argument("--eval-flags", default="", help="of eval.py")
-    flags.add_argument("--out", default="logs/experiment")
-    flags.add_argument("--jobs", type=COUNT, default=1, help="cells at a time")
+    flags.add_argument("--eval-flags", help="of eval.py")
+    flags.add_argument("--out", help="where the runs go (logs/experiment)")
+    flags.add_argument("--jobs", type=COUNT, help="cells at a time (1)")
     add_engine(flags)
     flags.add_argument("--cpus-per-cell", type=COUNT, default=1, metavar="N",
                        help="with Ray: cores of a cell, beside its GPU where there are GPUs (1)")
-    return flags.parse_args(argv)
+    args = flags.parse_args(argv)
+    if args.what != "run":
+        args.name = args.what
+    return args

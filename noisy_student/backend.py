@@ -8,6 +8,7 @@ import sys
 import keras
 import numpy as np
 
+from noisy_student import onednn
 from noisy_student.arguments import BACKENDS
 from noisy_student.batches import made_ahead
 from noisy_student.files import WRITER, UserError, first_line
@@ -115,6 +116,17 @@ def has_bfloat16():
     return any(capability >= BFLOAT16_SINCE for _, capability in gpus())
 
 
+def precision(wanted, bfloat16):
+    """What "auto" means here: "bfloat16", where the recipe and the device have it, or "float32".
+
+    Args:
+        wanted: what --precision says. bfloat16: whether the recipe learns in it.
+    """
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if bfloat16 and has_bfloat16() else "float32"
+
+
 def jit_compile():
     """Keras' `jit_compile`. On a CPU, TensorFlow's own kernels are faster than XLA's."""
     if BACKEND == "tensorflow":
@@ -124,11 +136,17 @@ def jit_compile():
     return "auto"
 
 
+def uses_onednn():
+    """Whether TensorFlow was told to use oneDNN's kernels (noisy_student/onednn.py)."""
+    return BACKEND == "tensorflow" and os.environ.get(onednn.VARIABLE) == "1"
+
+
 def describe(precision):
     """Says backend, device and precision in one line, and warns of a card that is not used."""
     names = [name for name, _ in gpus()]
     cores = os.cpu_count()
-    print(f"{NAME} on {', '.join(names) or f'the CPU ({cores} cores)'}, {precision}")
+    kernels = ", oneDNN" if uses_onednn() and not names else ""
+    print(f"{NAME} on {', '.join(names) or f'the CPU ({cores} cores{kernels})'}, {precision}")
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     cards = [] if names or hidden else nvidia_cards()
     if cards:
@@ -248,6 +266,41 @@ def validation_feed(x, t, batch_size):
 
     count = -(-len(x) // batch_size)
     return feed(batches).apply(tf.data.experimental.assert_cardinality(count))
+
+
+# --- what a backend does better than Keras' operations -------------------------------------------
+
+
+def normalize_batch(images, scale, offset, epsilon):
+    """(images - mean) / sqrt(variance + epsilon) * scale + offset, by the batch's own statistics.
+
+    Args:
+        images: (batch, h, w, c), float32 or bfloat16. scale, offset: float32 (c,), or None.
+
+    Returns: the same as images, and the mean and the variance, float32 (c,) each.
+    """
+    if BACKEND == "jax":
+        # XLA makes one kernel of these by itself.
+        as_float32 = keras.ops.cast(images, "float32")
+        mean, variance = keras.ops.moments(as_float32, axes=(0, 1, 2))
+        outputs = keras.ops.batch_normalization(as_float32, mean, variance, -1, offset, scale,
+                                                epsilon)
+        return keras.ops.cast(outputs, images.dtype), mean, variance
+    channels = images.shape[-1]
+    scale = keras.ops.ones(channels) if scale is None else keras.ops.convert_to_tensor(scale)
+    offset = keras.ops.zeros(channels) if offset is None else keras.ops.convert_to_tensor(offset)
+    # Both kernels give the unbiased variance, of which this share is Keras'.
+    count = keras.ops.prod(keras.ops.shape(images)[:3])
+    biased = 1 - 1 / keras.ops.cast(count, "float32")
+    if BACKEND == "tensorflow":
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            images, scale, offset, epsilon=epsilon, is_training=True)
+        return outputs, mean, variance * biased
+    mean, variance = torch.zeros_like(scale), torch.zeros_like(scale)
+    # With a momentum of 1, what it calls running statistics are this batch's.
+    outputs = torch.nn.functional.batch_norm(images.permute(0, 3, 1, 2), mean, variance, scale,
+                                             offset, training=True, momentum=1.0, eps=epsilon)
+    return outputs.permute(0, 2, 3, 1), mean, variance * biased
 
 
 def loss_gradient(network, x, t):

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 import keras
 import numpy as np
 
+# normalization: its layer must be known to load a network that has it.
+from noisy_student import normalization, onednn  # noqa: F401
 from noisy_student.files import (
     WRITER,
     UserError,
@@ -160,6 +162,9 @@ def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir"
     chosen = {key: value for key, value in arguments.items() if key not in WHERE}
     versions = {"python": platform.python_version(), "keras": keras.__version__,
                 "numpy": np.__version__, "backend": keras.backend.backend()}
+    if keras.backend.backend() == "tensorflow":
+        # Other kernels round otherwise.
+        versions["onednn"] = os.environ.get(onednn.VARIABLE, "as TensorFlow decides")
     run = Run(str(folder), script, as_json(chosen), as_json(made_from), as_json(taught_by),
               versions)
     occupy(folder, flag)

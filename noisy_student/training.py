@@ -17,16 +17,15 @@ from noisy_student.runs import BACKUP, save_network
 BATCH = 256
 
 
-def train(model, batches, held_out, run, *, optimizer, epochs, steps_per_epoch, batch_size, seed,
-          schedule=None, tensorboard=False):
+def train(model, batches, held_out, run, optimizer, schedule=None, tensorboard=False):
     """Trains to the end, from the last finished epoch on if there is one.
 
     Args:
         model: as built; train() compiles it.
         batches: batches(first_batch) -> an endless generator of (images, labels) from that one on.
         held_out: (images, labels) to validate on, never the ones trained on.
-        run: Run; its folder gets history.csv, best.keras and backup.npz after every epoch, and
-            model.keras at the end.
+        run: Run; its arguments say for how many epochs, and its folder gets history.csv, best.keras
+            and backup.npz after every epoch, and model.keras at the end.
         schedule: schedule(history) -> (learning rate, whether to stop), before every epoch; None
             leaves both to the optimizer.
         tensorboard: whether to write Keras' own logs for TensorBoard, too.
@@ -40,6 +39,8 @@ def train(model, batches, held_out, run, *, optimizer, epochs, steps_per_epoch, 
     labels = held_out[1][:1]
     model.compute_loss(y=labels, y_pred=labels)
     model.compute_metrics(None, labels, labels)
+    epochs, steps_per_epoch, batch_size, seed = (
+        run.arguments[key] for key in ("epochs", "steps_per_epoch", "batch_size", "seed"))
     keeper = Keeper(run, seed, epochs, schedule)
     first = keeper.restore(model)
     if first:

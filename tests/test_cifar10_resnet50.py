@@ -1,11 +1,14 @@
 """Step 1: the article's network, what it is trained with and on, and what a run leaves behind."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
 from conftest import TINY, train_teacher
 
 import cifar10_resnet50 as step1
+import small_network
 from noisy_student import arguments, backend, runs
 from noisy_student.data import load_data
 from noisy_student.files import UserError
@@ -86,30 +89,64 @@ def test_my_eval_leaves_the_l2_term_out(capsys):
 # --- the recipes ----------------------------------------------------------------------------------
 
 
-def filled_in(data, *words, of=arguments.teacher):
-    args = of("", list(words))
-    step1.fill_in(args, data)
-    return args
+def recipe_of(data, *words, of=arguments.teacher):
+    return step1.recipe_of(vars(of("", list(words))), len(data.train))
 
 
-def test_recipes_fill_in_what_the_command_line_leaves_out(toy, monkeypatch):
+def test_recipes_fill_in_what_the_command_line_leaves_out(toy):
     data = load_data(str(toy))
-    article, fast = filled_in(data), filled_in(data, "--recipe", "fast")
+    article, fast = recipe_of(data), recipe_of(data, "--recipe", "fast")
     assert (article.epochs, article.batch_size, article.learning_rate) == (300, 64, 1e-3)
     assert (fast.epochs, fast.batch_size, fast.learning_rate) == (30, 64, 3e-3)
-    own = filled_in(data, *"--epochs 7 --batch-size 8 --learning-rate 0.5".split())
+    own = recipe_of(data, *"--epochs 7 --batch-size 8 --learning-rate 0.5".split())
     assert (own.epochs, own.batch_size, own.learning_rate) == (7, 8, 0.5)
     # Of 108 labelled images; a pseudo-label more or less does not matter.
     assert (article.steps_per_epoch, own.steps_per_epoch) == (1, 13)
-    assert filled_in(data, "--batch-size", "8", of=arguments.student).steps_per_epoch == 13
-    assert filled_in(data, "--steps-per-epoch", "5").steps_per_epoch == 5
-    assert filled_in(load_data(str(toy), 40)).steps_per_epoch == 1
-    with pytest.raises(UserError, match=r"^--recipe slow: there are article, fast$"):
-        filled_in(data, "--recipe", "slow")
+    assert recipe_of(data, "--batch-size", "8", of=arguments.student).steps_per_epoch == 13
+    assert recipe_of(data, "--steps-per-epoch", "5").steps_per_epoch == 5
+    assert recipe_of(load_data(str(toy), 40)).steps_per_epoch == 1
+
+
+def test_recipe_that_is_not_there(toy):
+    with pytest.raises(UserError, match=r"^--recipe slow: there are article, fast, sprint$"):
+        recipe_of(load_data(str(toy)), "--recipe", "slow")
+
+
+def test_small_network_has_its_own_recipe_whose_rate_follows_the_batch(toy):
+    data = load_data(str(toy))
+    sprint = recipe_of(data, "--network", "small")
+    assert (sprint.optimizer, sprint.batch_size, sprint.learning_rate) == ("sgd", 512, 0.75)
+    assert recipe_of(data, *"--network small --batch-size 128".split()).learning_rate == 0.1875
+    given = recipe_of(data, *"--network small --batch-size 128 --learning-rate 0.5".split())
+    assert given.learning_rate == 0.5
+    # Those of the other recipes do not.
+    assert recipe_of(data, "--batch-size", "8").learning_rate == 1e-3
+    assert recipe_of(data, *"--network small --recipe fast".split()).optimizer == "adamw"
+
+
+def test_precision_is_bfloat16_where_recipe_and_device_have_it(monkeypatch):
+    assert backend.precision("auto", True) == "float32"
     monkeypatch.setattr(backend, "has_bfloat16", lambda: True)
-    assert filled_in(data, "--recipe", "fast").precision == "bfloat16"
+    assert backend.precision("auto", True) == "bfloat16"
     # The article's recipe, whatever the hardware.
-    assert article.precision == fast.precision == filled_in(data).precision == "float32"
+    assert backend.precision("auto", step1.RECIPES["article"].bfloat16) == "float32"
+    assert backend.precision("float32", True) == "float32"
+
+
+@pytest.mark.parametrize("field, line", [
+    ("optimizer", "the recipe's optimizer is 'lion': there are adam, adamw, sgd"),
+    ("schedule", "the recipe's schedule is 'lion': there are brakes, one_cycle, triangle")])
+def test_recipe_that_names_what_is_not_there(field, line):
+    recipe = replace(step1.RECIPES["article"], steps_per_epoch=1, **{field: "lion"})
+    with pytest.raises(UserError, match=f"^{line}$"):
+        step1.optimizer_and_schedule(step1.build_resnet(14, 0.03), recipe)
+
+
+def test_hard_labels_are_smoothed_and_soft_ones_are_not():
+    labels = np.float32([[0, 1, 0, 0], [0.7, 0.1, 0.1, 0.1]])
+    smooth = step1.smooth_labels(labels, 0.2)
+    assert smooth == pytest.approx(np.float32([[0.05, 0.85, 0.05, 0.05], [0.7, 0.1, 0.1, 0.1]]))
+    assert (step1.smooth_labels(labels, 0) == labels).all()
 
 
 def rate(optimizer):
@@ -118,8 +155,8 @@ def rate(optimizer):
 
 def test_fast_recipe_is_one_cycle_and_the_articles_is_constant(toy):
     model, data = step1.build_resnet(14, 0.03), load_data(str(toy))
-    args = filled_in(data, *"--recipe fast --epochs 10 --steps-per-epoch 10".split())
-    optimizer, schedule = step1.optimizer_and_schedule(model, args)
+    recipe = recipe_of(data, *"--recipe fast --epochs 10 --steps-per-epoch 10".split())
+    optimizer, schedule = step1.optimizer_and_schedule(model, recipe)
     assert isinstance(optimizer, keras.optimizers.AdamW) and optimizer.weight_decay == 0.02
     assert schedule is None and model.get_layer("stem_bn").momentum == 0.9
     rates = []
@@ -127,10 +164,33 @@ def test_fast_recipe_is_one_cycle_and_the_articles_is_constant(toy):
         optimizer.iterations.assign(step)
         rates.append(rate(optimizer))
     assert rates == pytest.approx([0, 0.0015, 0.003, 0.0015, 0], abs=1e-7)
-    optimizer, schedule = step1.optimizer_and_schedule(model, filled_in(data))
+    optimizer, schedule = step1.optimizer_and_schedule(model, recipe_of(data))
     assert type(optimizer) is keras.optimizers.Adam and rate(optimizer) == pytest.approx(1e-3)
     assert model.get_layer("stem_bn").momentum == 0.99
     assert schedule([{"val_loss": 1.0}] * 250) == (1e-3, False)
+
+
+def test_sprint_is_a_triangle_and_leaves_biases_undecayed():
+    model = small_network.build_small(1 / 32)
+    recipe = replace(step1.RECIPES["sprint"], epochs=10, steps_per_epoch=10)
+    optimizer, schedule = step1.optimizer_and_schedule(model, recipe)
+    assert schedule is None and model.get_layer("group1_bn1").momentum == 0.9
+    assert (optimizer.momentum, optimizer.nesterov) == (0.85, True)
+    rates = []
+    for step in (0, 23, 100):
+        optimizer.iterations.assign(step)
+        rates.append(rate(optimizer))
+    assert rates == pytest.approx([0.2 * 0.75, 0.75, 0.07 * 0.75])
+    # Without a gradient, a weight shrinks by rate times decay, and a bias stays.
+    bias = model.get_layer("group1_bn1").beta
+    bias.assign(np.ones(2))
+    optimizer.iterations.assign(23)
+    kernel = model.get_layer("classifier").kernel
+    before = keras.ops.convert_to_numpy(kernel)
+    optimizer.apply([keras.ops.zeros_like(v) for v in model.trainable_variables],
+                    model.trainable_variables)
+    assert keras.ops.convert_to_numpy(kernel) == pytest.approx(before * (1 - 0.75 * 0.0102))
+    assert keras.ops.convert_to_numpy(bias) == pytest.approx(np.ones(2), abs=0)
 
 
 # --- the training ---------------------------------------------------------------------------------
@@ -180,7 +240,7 @@ def test_nothing_but_the_labelled_images_trains_or_chooses(validation, toy, tmp_
     def pixels(images):
         return {image.tobytes() for image in images}
 
-    def train(model, batches, held_out, run, **_):
+    def train(model, batches, held_out, run, *_):
         endless = batches(0)
         seen["train"] = set().union(*(pixels(next(endless)[0]) for _ in range(12)))
         seen["validation"] = pixels(held_out[0])

@@ -52,10 +52,15 @@ def while_its_machine_dies(machines, folder, pattern, work):
         done.result()
 
 
-def asked(*words):
+def parsed(*words):
     """The arguments of `experiment.py run`."""
     words = [str(word) for word in ("run", *words)]
-    return arguments.experiment("", experiment.EIGHT, experiment.CELLS, words)
+    return arguments.experiment("", experiment.EXPERIMENTS, experiment.CELLS, words)
+
+
+def asked(*words):
+    """The Experiment of such a command line."""
+    return experiment.asked_for(parsed(*words))
 
 
 def run_all(*words):
@@ -133,7 +138,7 @@ def test_second_driver_is_refused(tmp_path):
                              env=os.environ | {"PYTHONPATH": str(ROOT)})
     first.stdout.readline()
     with pytest.raises(UserError, match="another run is writing there right now.*another --out"):
-        experiment.main(asked("--out", tmp_path, "--engine", "ray", "--images", tmp_path,
+        experiment.main(parsed("--out", tmp_path, "--engine", "ray", "--images", tmp_path,
                               "--cells", "student"))
     first.communicate()
 

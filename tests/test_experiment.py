@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from dataclasses import replace
 
 import pytest
 from conftest import TINY, evaluate, run_in_process
@@ -14,10 +15,15 @@ from noisy_student.files import UserError
 ALL = list(experiment.CELLS)
 
 
-def asked(*words):
+def parsed(*words):
     """The arguments of `experiment.py run`."""
     words = [str(word) for word in ("run", *words)]
-    return arguments.experiment("", experiment.EIGHT, experiment.CELLS, words)
+    return arguments.experiment("", experiment.EXPERIMENTS, experiment.CELLS, words)
+
+
+def asked(*words):
+    """The Experiment of such a command line."""
+    return experiment.asked_for(parsed(*words))
 
 
 @pytest.fixture
@@ -51,14 +57,14 @@ def test_the_tables_fit_together():
 
 
 def test_each_kind_of_cell_has_its_command():
-    args = asked("--data", "my set", "--images", "a b.zip", "rest", "--out", "o", "--flags",
+    known = asked("--data", "my set", "--images", "a b.zip", "rest", "--out", "o", "--flags",
                  "--num-labeled 80", "--noise-flags", "--dropout 0.1", "--pseudo-flags",
                  "--labeled-share 0.5", "--label-flags", "--truth 't 1.csv'", "--larger",
                  "--depth 26 --width 2")
     common = ["--data", "my set", "--seed", "3", "--early-stopping", "0", "--num-labeled", "80"]
 
-    def command(name):
-        script, *words = experiment.words_of(name, "o/seed3", 3, args)
+    def command(name, known=known):
+        script, *words = experiment.words_of(name, "o/seed3", 3, known)
         return script, words, experiment.need_of(name)
 
     assert command("teacher") == (
@@ -74,13 +80,11 @@ def test_each_kind_of_cell_has_its_command():
                               "o/seed3/pseudo", "--labeled-share", "0.5", "--noise", "none"],
         "pseudo")
     assert command("larger_student")[1][-4:] == ["--depth", "26", "--width", "2"]
-    args.larger = None
     for flags, depth in (("", "101"), ("--depth=14", "26"), ("--depth 101 --width 2", "152")):
-        args.flags = flags
-        assert command("larger_student")[1][-2:] == ["--depth", depth]
-    args.flags = "--depth 152"
+        deeper = replace(known, larger=None, flags=flags)
+        assert command("larger_student", deeper)[1][-2:] == ["--depth", depth]
     with pytest.raises(UserError, match="larger than one of --depth 152. --larger says so"):
-        command("larger_student")
+        command("larger_student", replace(known, larger=None, flags="--depth 152"))
     assert "--dropout" in command("student")[1] and command("student")[2] == "pseudo"
     assert command("pseudo_calibrated") == (
         "imagenet_dummy_label.py", ["a b.zip", "rest", "--teacher", "o/seed3/noisy_teacher",
@@ -119,7 +123,7 @@ def test_what_needs_a_cell_that_failed_is_not_made(made):
     (["--images", "rest", "--cells", "student_of_noisy"], "rest: every image has a label")])
 def test_mistakes_are_found_before_anything_is_trained(words, message, toy, made):
     with pytest.raises(UserError, match=message):
-        experiment.main(asked("--data", toy, *(word.format(toy=toy) for word in words)))
+        experiment.main(parsed("--data", toy, *(word.format(toy=toy) for word in words)))
     assert made == []
 
 
@@ -135,7 +139,7 @@ def test_a_misspelt_cell_is_named(capsys):
     ["--larger", "--deepness 101"]])
 def test_a_misspelt_flag_is_named_before_anything_is_trained(words, toy, made, capsys):
     with pytest.raises(SystemExit) as stopped:
-        experiment.main(asked("--data", toy, "--images", toy / "unlabeled", *words))
+        experiment.main(parsed("--data", toy, "--images", toy / "unlabeled", *words))
     assert stopped.value.code == 2 and made == []
     assert words[1].split()[0] in capsys.readouterr().err
 
@@ -173,7 +177,7 @@ def test_names_with_spaces_and_lines_with_their_cells_name(stubs, tmp_path, capf
     images, out = tmp_path / "my photos", tmp_path / "my logs"
     images.mkdir()
     with pytest.raises(SystemExit) as ended:
-        experiment.main(asked("--data", images, "--images", images, "--out", out, "--jobs", 2,
+        experiment.main(parsed("--data", images, "--images", images, "--out", out, "--jobs", 2,
                               "--cells", "student_without_noise", "--eval-flags", "--out 'a b'"))
     assert ended.value.code == 0
     lines = [json.loads(line) for line in (stubs / "log").read_text().splitlines()]
@@ -194,7 +198,7 @@ def test_names_with_spaces_and_lines_with_their_cells_name(stubs, tmp_path, capf
 
 def test_a_script_that_fails_ends_it_with_its_name(stubs, tmp_path):
     with pytest.raises(UserError, match=r"^\[seed 0 noisy_teacher\] failed; mend it and give the"):
-        experiment.main(asked("--data", tmp_path, "--cells", "noisy_teacher", "teacher",
+        experiment.main(parsed("--data", tmp_path, "--cells", "noisy_teacher", "teacher",
                               "--noise-flags", "--dropout 0.1"))
     assert "eval.py" not in (stubs / "log").read_text()
 
@@ -205,7 +209,7 @@ def test_a_script_that_fails_ends_it_with_its_name(stubs, tmp_path):
 def test_the_demo_draws_its_data_first(what, cells, drawn, tmp_path, monkeypatch):
     (tmp_path / "data" / "toy" / "unlabeled").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    started, args = [], arguments.experiment("", experiment.EIGHT, experiment.CELLS, [what])
+    started, args = [], arguments.experiment("", experiment.EXPERIMENTS, experiment.CELLS, [what])
     monkeypatch.setattr(commands, "run_here", lambda made, jobs: started.append(
         [command.title[8:-1] for command in made]))
 
@@ -226,10 +230,10 @@ def test_the_demo_draws_its_data_first(what, cells, drawn, tmp_path, monkeypatch
 
 def test_a_real_experiment_and_the_same_command_again(toy, tmp_path, capsys, monkeypatch):
     out = tmp_path / "my logs"
-    args = asked("--data", toy, "--images", toy / "unlabeled", "rest", "--out", out, "--cells",
-                 "teacher", "student_without_noise", "--flags",
-                 shlex.join([*TINY, "--num-labeled", "80"]), "--label-flags", "--threshold 0",
-                 "--eval-flags", f"--out '{tmp_path / 'my figures'}'")
+    args = parsed("--data", toy, "--images", toy / "unlabeled", "rest", "--out", out,
+                  "--cells", "teacher", "student_without_noise", "--flags",
+                  shlex.join([*TINY, "--num-labeled", "80"]), "--label-flags", "--threshold 0",
+                  "--eval-flags", f"--out '{tmp_path / 'my figures'}'")
 
     # Step 5 in this process, where Keras is at hand already, and the second time all steps.
     def in_foreground(name, *words):
@@ -253,7 +257,8 @@ def test_a_real_experiment_and_the_same_command_again(toy, tmp_path, capsys, mon
 
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     monkeypatch.setattr(commands, "run", run_in_process)
-    commands.run_here(experiment.commands_of(experiment.with_needs(args.cells), args), jobs=1)
+    known = experiment.asked_for(args)
+    commands.run_here(experiment.commands_of(experiment.with_needs(known.cells), known), jobs=1)
     again = capsys.readouterr().out
     assert again.count("is finished: ") == 3 and "epoch" not in again
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before

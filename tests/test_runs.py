@@ -22,8 +22,7 @@ FROM = {"data": "data/toy", "data_sha256": "abc", "split_sha256": "def"}
 
 def start(folder, script="cifar10_resnet50.py", made_from=FROM, flag="--log-dir", **words):
     arguments = {"seed": 0, "epochs": 30, "data": "data/toy", "log_dir": str(folder), "workers": 2}
-    return runs.start(script, folder, {**arguments, **words}, made_from,
-                      flag=flag)
+    return runs.start(script, folder, {**arguments, **words}, made_from, flag=flag)
 
 
 def test_unfinished_run_without_a_backup_gives_way(tmp_path):

@@ -38,10 +38,10 @@ def batches(first_batch):
 def train(folder, model=None, epochs=3, batches=batches, schedule=None, steps=3):
     """train() at work for seconds. Returns: the weights, and a row per epoch."""
     model = model or tiny_network()
-    history, _ = training.train(
-        model, batches, HELD_OUT, runs.Run(str(folder), "script.py", {}, {}), epochs=epochs,
-        optimizer=keras.optimizers.Adam(0.05), steps_per_epoch=steps, batch_size=8, seed=0,
-        schedule=schedule)
+    chosen = {"epochs": epochs, "steps_per_epoch": steps, "batch_size": 8, "seed": 0}
+    run = runs.Run(str(folder), "script.py", chosen, {})
+    history, _ = training.train(model, batches, HELD_OUT, run, keras.optimizers.Adam(0.05),
+                                schedule)
     return model.get_weights(), history
 
 

@@ -2,12 +2,13 @@
 
 import json
 import tempfile
+from dataclasses import replace
 
 import keras
 import numpy as np
 
 import cifar10_resnet50 as step1
-from noisy_student import arguments, backend
+from noisy_student import backend
 from noisy_student.batches import shuffled
 from noisy_student.files import UserError
 from noisy_student.runs import Run
@@ -18,7 +19,7 @@ class NoNorm(keras.layers.Identity):
     """Batch normalization's statistics differ from backend to backend."""
 
 
-keras.layers.BatchNormalization = NoNorm
+step1.BatchNormalization = NoNorm
 # The shortest network that has every kind of layer.
 step1.BLOCKS[5] = (1, 0, 0, 0)
 if backend.BACKEND == "tensorflow":
@@ -29,8 +30,8 @@ if backend.BACKEND == "tensorflow":
 rng = np.random.default_rng(0)
 x = rng.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
 t = np.eye(10, dtype=np.float32)[rng.integers(0, 10, 64)]
-words = "--recipe fast --epochs 3 --steps-per-epoch 4 --learning-rate 1e-3".split()
-args = arguments.teacher("", words)
+recipe = replace(step1.RECIPES["fast"], epochs=3, steps_per_epoch=4, learning_rate=1e-3)
+chosen = {"epochs": 3, "steps_per_epoch": 4, "batch_size": 16, "seed": 0}
 
 
 def batches(first_batch):
@@ -43,9 +44,8 @@ for devices in ("one", "all"):
     backend.prepare(0)
     with backend.on_hardware("float32", devices, 16), tempfile.TemporaryDirectory() as folder:
         model = step1.build_resnet(5, 0.125)
-        optimizer, _ = step1.optimizer_and_schedule(model, args)
-        history, _ = train(model, batches, (x[:40], t[:40]), Run(folder, "", {}, {}), seed=0,
-                           optimizer=optimizer, epochs=3, steps_per_epoch=4, batch_size=16)
+        optimizer, _ = step1.optimizer_and_schedule(model, recipe)
+        history, _ = train(model, batches, (x[:40], t[:40]), Run(folder, "", chosen, {}), optimizer)
         assert np.allclose(predict(model, x[:41]), model(x[:41]), atol=1e-6)
         losses.append([row[name] for row in history for name in ("loss", "val_loss")])
         weights.append(np.concatenate([np.ravel(w) for w in model.get_weights()]))
