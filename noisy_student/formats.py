@@ -18,6 +18,7 @@ import numpy as np
 
 from noisy_student import archives
 from noisy_student.files import UserError, read_arrays, read_csv, read_text, reading
+from noisy_student.images import what_it_is
 
 # What a part of a data set is called by a folder or a file, in any case, and here.
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val",
@@ -74,8 +75,9 @@ def read(path):
                 print(f"warning: {path}: {alike} classes differ from others only by capital "
                       f"letters: {', '.join(class_names)}")
             return class_names, parts
-    raise UserError(f"{path}: neither a folder nor a Parquet file nor CIFAR's own archive; other "
-                    "archives must be unpacked to train/<class>/*, test/<class>/*")
+    raise UserError(f"{path}: neither a folder nor a Parquet file nor CIFAR's own archive, but "
+                    f"{what_it_is(path)}; what it holds must become train/<class>/*, "
+                    "test/<class>/*")
 
 
 def part_of(path):

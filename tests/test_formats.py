@@ -407,6 +407,15 @@ def test_archive_of_images_is_to_be_unpacked(tmp_path):
         load_data(str(tmp_path / "images.tar"))
 
 
+@pytest.mark.parametrize("begins, text", [(b"\x28\xb5\x2f\xfd", "compressed by zstd: unpack it"),
+                                          (b"\x04\x22\x4d\x18", "compressed by lz4: unpack it")])
+def test_files_that_nothing_here_unpacks_say_what_they_are(begins, text, tmp_path):
+    (tmp_path / "a.tar.zst").write_bytes(begins + bytes(600))
+    for read in (load_data, check_source):
+        with pytest.raises(UserError, match=f"a.tar.zst: neither a folder.*, but {text}"):
+            read(str(tmp_path / "a.tar.zst"))
+
+
 def test_batch_of_more_bytes_than_any_is_not_read(tmp_path):
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz", compresslevel=1) as archive:
         member = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
