@@ -129,7 +129,7 @@ def rank(picture):
 class Selection:
     """Keeps, of everything it is shown, the most confident pictures of each class, each once.
 
-    With a cap, memory grows with what is kept, and by 16 bytes for every picture that is seen.
+    With a cap, memory grows with what is kept, and by a hundred bytes for every picture seen.
     """
 
     def __init__(self, rule, num_classes):

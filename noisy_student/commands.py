@@ -15,8 +15,8 @@ TOGETHER = ("import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); "
             "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])")
 # Environment variables that say how many threads a script computes on.
 THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
-# What TensorFlow says at every start where it uses oneDNN's kernels, whatever it is told. Here it
-# would stand above every cell, and nothing is wrong.
+# Harmless messages of TensorFlow's start that cannot be switched off; they would stand above every
+# command.
 GREETINGS = ("WARNING: All log messages before absl::InitializeLog() is called are written",
              "oneDNN custom operations are on.")
 
@@ -56,14 +56,18 @@ def run(command, threads=None):
                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                errors="backslashreplace", env=environment)
     for line in process.stdout:
-        if not any(words in line for words in GREETINGS):
+        if not any(greeting in line for greeting in GREETINGS):
             print(f"{title} {line}", end="", flush=True)
     if process.wait():
         raise UserError(f"{title} failed; mend it and give the same command again")
 
 
 def run_here(commands, jobs):
-    """Runs so many at a time, which share the cores. commands: each behind what it needs."""
+    """Runs at most `jobs` commands at a time, which share the cores.
+
+    Args:
+        commands: a list of them, none before what it needs.
+    """
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
     done = {}
 

@@ -322,7 +322,7 @@ def load_pseudo(folder, data):
         raise UserError(f"{folder}: holds no pseudo-labels but what {run.script} made")
     if not run.results["kept"]:
         raise UserError(f"{folder}: keeps no image; it is there to be merged with others")
-    # Of a teacher that was not trained here, neither is known.
+    # Neither is known of a teacher that was not trained here.
     ours = data.lineage()
     theirs = {**ours, **run.made_from}
     if theirs["data_sha256"] != ours["data_sha256"]:

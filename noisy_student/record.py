@@ -9,6 +9,7 @@ import os
 import pathlib
 from array import array
 from collections import Counter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -196,6 +197,21 @@ def percent(part, whole):
 # --- every image that was seen --------------------------------------------------------------------
 
 
+class Row(NamedTuple):
+    """What is taken down of a Picture until it is known what is kept: texts, classes as numbers."""
+
+    source: str
+    path: str
+    status: str
+    reason: str
+    # In hexadecimal.
+    digest: str
+    label: str = ""
+    confidence: str = ""
+    raw_confidence: str = ""
+    truth: str = ""
+
+
 class Record:
     """What is known of all images that were seen. It looks on: it never decides what is kept.
 
@@ -221,80 +237,86 @@ class Record:
         digest = picture.digest.hex()
         if repeated or picture.status == SAME_PICTURE:
             self.repeated.add(digest)
-        self.write([*picture.name, picture.status, picture.reason, digest, picture.label,
-                    picture.confidence, picture.raw_confidence, picture.truth])
-
-    def rows(self):
-        """What was taken down, as lists of texts."""
-        self.file.seek(0)
-        return csv.reader(self.file)
+        self.write(Row(*picture.name, picture.status, picture.reason, digest, picture.label,
+                       picture.confidence, picture.raw_confidence, picture.truth))
 
     def write_table(self, path, kept, spare=()):
         """Counts every picture, and writes images.csv, once it is known which Pictures are kept.
 
-        Returns: what a merge must know of the N images with a digest besides, {name: array}:
+        Returns: what a merge must know besides of the N images with a digest, {name: array}:
             digest, uint8 (N, 16), raw_confidence, float32 (N,), and place, int64 (N,): which of
             the kept, then of the spare Pictures it is; -1: none of them.
         """
         places = {(*picture.name, picture.digest.hex()): place
                   for place, picture in enumerate([*kept, *spare])}
-        originals, met = self.originals(kept), set()
         digests, raw_confidences, place_of_each = bytearray(), array("f"), array("q")
         with whole_file(path) as beside, open_table(beside, "w") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
-            for *name, status, reason, digest, label, confidence, raw, truth in self.rows():
-                place, original = -1, originals.get(digest)
-                if original and (name != original or digest in met):
-                    status = SAME_PICTURE
-                    reason = f"is {os.path.join(*original)}, pixel for pixel"
-                elif original:
-                    met.add(digest)
-                if status:
-                    self.leave_out(name, status, reason)
-                    label, confidence, raw, truth = "", "", 0, ""
+            for row in self.each_once(kept):
+                place = -1
+                if row.status:
+                    self.leave_out(row)
                 else:
-                    place = places.get((*name, digest), -1)
-                    truth = int(truth) if truth else None
-                    self.count(int(label), truth, float(raw), float(confidence))
-                    status = "kept" if 0 <= place < len(kept) else self.not_kept(confidence)
-                    label, truth = self.class_names[int(label)], truth_name(truth, self.class_names)
-                writer.writerow([*name, label, confidence, status, reason, truth])
-                if digest:
-                    digests += bytes.fromhex(digest)
-                    raw_confidences.append(float(raw))
+                    place = places.get((row.source, row.path, row.digest), -1)
+                    row = self.labelled(row, 0 <= place < len(kept))
+                writer.writerow([getattr(row, column) for column in COLUMNS])
+                if row.digest:
+                    digests += bytes.fromhex(row.digest)
+                    raw_confidences.append(float(row.raw_confidence or 0))
                     place_of_each.append(place)
         return {"digest": np.frombuffer(digests, np.uint8).reshape(-1, 16),
                 "raw_confidence": np.array(raw_confidences, np.float32),
                 "place": np.array(place_of_each, np.int64)}
 
+    def rows(self):
+        self.file.seek(0)
+        return map(Row._make, csv.reader(self.file))
+
+    def each_once(self, kept):
+        """Yields: every Row; of equal pictures, all but one are left out."""
+        originals, met = self.originals(kept), set()
+        for row in self.rows():
+            original = originals.get(row.digest)
+            if original and (original != (row.source, row.path) or row.digest in met):
+                row = Row(row.source, row.path, SAME_PICTURE,
+                          f"is {os.path.join(*original)}, pixel for pixel", row.digest)
+            elif original:
+                met.add(row.digest)
+            yield row
+
     def originals(self, kept):
         """Under which of its names a picture counts that came more than once: {digest: name}."""
         names = {}
-        for *name, _, _, digest, _, _, _, _ in self.rows() if self.repeated else ():
-            if digest in self.repeated:
-                names[digest] = min(names.get(digest, name), name)
-        return names | {picture.digest.hex(): list(picture.name) for picture in kept
+        for row in self.rows() if self.repeated else ():
+            if row.digest in self.repeated:
+                name = row.source, row.path
+                names[row.digest] = min(names.get(row.digest, name), name)
+        return names | {picture.digest.hex(): picture.name for picture in kept
                         if picture.digest.hex() in names}
 
-    def leave_out(self, name, status, reason):
+    def leave_out(self, row):
         """Counts a file that is left out, and keeps the first examples, and every whole source."""
-        self.counts[status] += 1
-        if status == "unreadable" and (len(self.examples) < EXAMPLES or not name[1]):
-            self.examples.append(f"{os.path.join(*name)!r}: {reason}")
+        self.counts[row.status] += 1
+        if row.status == "unreadable" and (len(self.examples) < EXAMPLES or not row.path):
+            self.examples.append(f"{os.path.join(row.source, row.path)!r}: {row.reason}")
 
-    def count(self, label, truth, raw_confidence, confidence):
-        """Counts a picture that has a label."""
-        self.audit.add(label, truth, raw_confidence, confidence)
+    def labelled(self, row, kept):
+        """Counts a picture that has a label. Returns: its Row, as images.csv shows it."""
+        label, confidence = int(row.label), float(row.confidence)
+        truth = int(row.truth) if row.truth else None
+        self.audit.add(label, truth, float(row.raw_confidence), confidence)
         self.histogram[min(int(confidence * BINS), BINS - 1)] += 1
-
-    def not_kept(self, confidence):
-        """The status of a picture that has a label, but is not kept."""
-        if float(confidence) <= self.rule.threshold:
-            return "below threshold"
-        if self.rule.share:
-            return "beyond the share or cap" if self.rule.cap else "beyond the share"
-        return "over the cap"
+        if kept:
+            status = "kept"
+        elif confidence <= self.rule.threshold:
+            status = "below threshold"
+        elif self.rule.share:
+            status = "beyond the share or cap" if self.rule.cap else "beyond the share"
+        else:
+            status = "over the cap"
+        return row._replace(label=self.class_names[label], status=status,
+                            truth=truth_name(truth, self.class_names))
 
     def report(self):
         """Says what was left out."""
@@ -334,7 +356,7 @@ def open_table(path, mode="r"):
 
 
 def read_table(path):
-    """Of images.csv: confidences, and whether each was right, float (M,); NaN: truth not known."""
+    """Confidences in images.csv, and whether each label is right, float (M,); NaN: not known."""
     confidences, right = [], []
     with reading(path), open_table(path) as file:
         for row in csv.DictReader(file):

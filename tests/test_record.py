@@ -152,3 +152,12 @@ def test_equal_pictures_count_once_under_the_first_of_their_names(tmp_path, caps
 def test_what_is_not_kept_says_for_which_rule(rule, status, tmp_path):
     _, rows, _ = write_table(tmp_path, [labelled("a", 0.9, b"a" * 16)], [], rule)
     assert rows[0][4] == status
+
+
+@pytest.mark.parametrize("near, warns", [(1, False), (2, True)])
+def test_many_near_copies_are_strange(near, warns, tmp_path, capsys):
+    pictures = [labelled(f"{i}", 0.9, bytes([i] * 16)) for i in range(20)]
+    pictures += [Picture("s", f"near{i}").leave_out("shows 7", "near copy") for i in range(near)]
+    seen, _, _ = write_table(tmp_path, pictures, pictures[:20])
+    seen.report()
+    assert ("near copies are many" in capsys.readouterr().out) == warns
