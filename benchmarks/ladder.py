@@ -4,7 +4,7 @@
 
 All labels, flip and crop, no other noise; every row takes the same steps on the same batches. What
 is read is the accuracy on the test images at the end of each: a yardstick, which chooses nothing.
-Rows that are finished are kept in logs/ladder, so that the same command goes on.
+Rows that are finished are kept in results/small_network.json, so that the same command goes on.
 
 Writes results/small_network.md
 """
@@ -74,10 +74,10 @@ ROWS = {
 
 
 def train(model, data, recipe, seed, when=None):
-    """Trains in one go. Returns: the CPU seconds of the process.
+    """Trains in one go. Returns: the CPU seconds that it took, of all threads together.
 
     Args:
-        when: when(images seen) is called after each epoch of the recipe.
+        when: when(images seen, CPU seconds) is called after each epoch; its own do not count.
     """
     optimizer, _ = optimizer_and_schedule(model, recipe)
     model.compile(optimizer, "categorical_crossentropy", jit_compile=backend.jit_compile())
@@ -89,15 +89,19 @@ def train(model, data, recipe, seed, when=None):
         return data_generator(x, y, recipe.batch_size, False, seed, crop=moved)
 
     def after_epoch(epoch, logs):
+        nonlocal not_counted
         if when:
-            when((epoch + 1) * recipe.steps_per_epoch * recipe.batch_size)
+            now = time.process_time()
+            when((epoch + 1) * recipe.steps_per_epoch * recipe.batch_size,
+                 now - started - not_counted)
+            not_counted += time.process_time() - now
 
     seed_generators(model, np.random.default_rng(seed))
-    started = time.process_time()
+    started, not_counted = time.process_time(), 0.0
     model.fit(backend.feed(batches, recipe.batch_size), epochs=recipe.epochs, verbose=0,
               steps_per_epoch=recipe.steps_per_epoch, shuffle=False,
               callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=after_epoch)])
-    return time.process_time() - started
+    return time.process_time() - started - not_counted
 
 
 def accuracy(model, data):
@@ -129,12 +133,12 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
     backend.prepare(0)
-    path = ROOT / "logs" / "ladder" / f"width{args.width:g}-passes{args.passes}.json"
+    path = ROOT / "results" / "small_network.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
-    data = None
+    data, setting = None, f"width {args.width:g}, {args.passes} passes"
     for seed in args.seeds:
         for name in ROWS:
-            key = f"{name}, seed {seed}"
+            key = f"{name}, {setting}, seed {seed}"
             if key not in kept:
                 data = data or load_data(args.data)
                 kept[key] = measure_row(name, data, seed, args.width, args.passes)
@@ -142,15 +146,15 @@ def main():
             print(f"{key}: {100 * kept[key]['accuracy']:.2f} %, "
                   f"{kept[key]['seconds'] / 60:.1f} CPU minutes", flush=True)
     rows = []
-    base = np.array([kept[f"all of it, seed {seed}"]["accuracy"] for seed in args.seeds])
+    base = np.array([kept[f"all of it, {setting}, seed {seed}"]["accuracy"] for seed in args.seeds])
     for name in ROWS:
-        runs = [kept[f"{name}, seed {seed}"] for seed in args.seeds]
+        runs = [kept[f"{name}, {setting}, seed {seed}"] for seed in args.seeds]
         values = np.array([run["accuracy"] for run in runs])
         each = "" if name == "all of it" else ", ".join(
             f"{100 * difference:+.1f}" for difference in values - base)
         minutes = np.mean([run["seconds"] for run in runs]) / 60
         rows.append([name, f"{100 * values.mean():.2f}", each, f"{minutes:.1f}"])
-    images = kept[f"all of it, seed {args.seeds[0]}"]["images"]
+    images = kept[f"all of it, {setting}, seed {args.seeds[0]}"]["images"]
     text = "\n\n".join([
         "# What each idea of the small network is worth",
         f"`python benchmarks/ladder.py --width {args.width:g} --passes {args.passes} --seeds "
