@@ -128,14 +128,16 @@ class Experiment:
 
 # Each table in results/ comes of one of these: python experiment.py run NAME.
 EXPERIMENTS = {
-    # Few labels, and enough steps: where noise pays.
+    # Few labels, and enough steps: where noise pays, and where a noisy teacher's labels do.
     "demo": Experiment(
-        data="data/toy", images=("data/toy/unlabeled",), cells=FIVE, out="logs/demo", jobs=2,
-        flags="--recipe fast --depth 14 --width 0.09 --stem-strides 2 --num-labeled 150 "
-              "--batch-size 32 --epochs 6 --steps-per-epoch 100 --learning-rate 0.006",
-        noise_flags="--augment-ops 1 --augment-magnitude 3 --dropout 0.1 --p-last 0.9",
-        label_flags="--calibrate --keep-share 0.5 --truth data/toy/truth.csv",
-        pseudo_flags="--labeled-share 0.3",
+        data="data/toy", images=("data/toy/unlabeled",), seeds=(3, 4, 5), cells=FIVE,
+        out="logs/demo", jobs=2,
+        flags="--network small --width 0.25 --num-labeled 375 --batch-size 128 --epochs 4 "
+              "--steps-per-epoch 40",
+        noise_flags="--flip-and-crop never --augment-ops 1 --augment-magnitude 4 --dropout 0 "
+                    "--p-last 1",
+        label_flags="--keep-share 0.6 --truth data/toy/truth.csv",
+        pseudo_flags="--labeled-share 0.25",
         eval_flags="--out figures/demo --report figures/demo/report.html"),
 }
 EXPERIMENTS["demo_all"] = replace(
@@ -175,13 +177,16 @@ def words_of(name, folder, seed, experiment):
     if need_of(name):
         words += ["--pseudo", f"{folder}/{need_of(name)}", *shlex.split(experiment.pseudo_flags)]
     else:
-        words += ["--pseudo", "none"]
+        words += ["--pseudo", "none", "--like", "none"]
     return ["data_generator.py", *words, *flags]
 
 
 def deeper(flags):
     """The flags of the next larger network. Raises: UserError, where there is none."""
-    depth = arguments.teacher("", shlex.split(flags)).depth
+    chosen = arguments.teacher("", shlex.split(flags))
+    if chosen.network == "small":
+        return f"--width {2 * chosen.width:g}"
+    depth = chosen.depth
     if depth not in DEEPER:
         raise UserError(f"which network is larger than one of --depth {depth}? --larger says so")
     return f"--depth {DEEPER[depth]}"

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import pathlib
 import sys
 
 from noisy_student import onednn
@@ -33,6 +34,8 @@ SHARE = number(float, 0, 1)
 PROBABILITY = number(float, 0, 1, open_low=True)
 # Keras' name for each, and its own. Keras knows more, which cannot train.
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
+# What the command line need not say where there is no teacher to ask: the article's.
+ARTICLE = {"data": "cifar10", "validation": "split", "network": "resnet", "width": 1.0, "seed": 0}
 # Each network, and its recipe where --recipe names no other.
 NETWORKS = {"resnet": "article", "small": "sprint"}
 
@@ -65,12 +68,12 @@ def parser(doc):
 
 
 def add_network(flags):
-    flags.add_argument("--network", choices=NETWORKS, default="resnet",
-                       help="resnet: the article's; small: small_network.py")
+    flags.add_argument("--network", choices=NETWORKS,
+                       help="resnet: the article's, the default; small: small_network.py")
     flags.add_argument("--depth", type=int,
                        help="of the resnet: 14, 26, 50 (the article's), 101, 152")
-    flags.add_argument("--width", type=number(float, 0, 16, open_low=True), default=1.0,
-                       help="multiplies every filter count")
+    flags.add_argument("--width", type=number(float, 0, 16, open_low=True),
+                       help="multiplies every filter count (1)")
 
 
 def parse_with_network(flags, argv):
@@ -79,6 +82,11 @@ def parse_with_network(flags, argv):
     Ends with one line, where it says something that the network has not.
     """
     args = flags.parse_args(argv)
+    if hasattr(args, "like"):
+        take_from_teacher(args)
+    for name, value in ARTICLE.items():
+        if getattr(args, name, value) is None:
+            setattr(args, name, value)
     for name, article in (("depth", 50), ("stem_strides", 1)):
         if args.network == "resnet" and getattr(args, name, article) is None:
             setattr(args, name, article)
@@ -93,6 +101,38 @@ def parse_with_network(flags, argv):
     return args
 
 
+def take_from_teacher(args):
+    """What the command line of step 4 leaves out is what the teacher was trained with.
+
+    The teacher is the one that made the pseudo-labels, or without these that of --like. Whoever
+    asks for another network or recipe gets its own settings in place of the teacher's.
+    """
+    folder = args.like if args.pseudo == "none" else args.pseudo
+    run = onednn.read_json(pathlib.Path(folder, "run.json"))
+    chosen = run.get("arguments", {})
+    if args.pseudo != "none":
+        # A teacher from elsewhere has no settings that are known.
+        chosen = (run.get("taught_by") or {}).get("arguments", {})
+    if not chosen:
+        return
+    names = ["num_labeled", "validation", "seed"]
+    if args.network in (None, chosen.get("network", "resnet")):
+        names += ["network", "depth", "width", "stem_strides"]
+        if args.recipe in (None, chosen["recipe"]):
+            names += ["recipe", "epochs", "label_smoothing", "early_stopping", "batch_size"]
+            if args.batch_size in (None, chosen["batch_size"]):
+                names += ["steps_per_epoch", "learning_rate"]
+    taken = {name: chosen.get(name) for name in names if getattr(args, name) is None}
+    if args.data is None:
+        taken = {"data": run.get("made_from", {}).get("data")} | taken
+    taken = {name: value for name, value in taken.items() if value is not None}
+    for name, value in taken.items():
+        setattr(args, name, value)
+    words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in taken.items())
+    if words:
+        print(f"as the teacher of {folder}: {words}")
+
+
 def add_model_noise(flags):
     flags.add_argument("--p-last", type=PROBABILITY, default=0.8, metavar="P",
                        help="survival probability of the last block (0.8)")
@@ -102,12 +142,13 @@ def add_model_noise(flags):
 
 def add_training(flags, log_dir):
     """What step 1 and step 4 share."""
-    flags.add_argument("--data", default="cifar10", help="cifar10, or a folder train/<class>/*, "
-                       "test/<class>/*; README.md names more formats")
+    flags.add_argument("--data", help="cifar10, the default, or a folder train/<class>/*, "
+                       "test/<class>/*; docs/data.md names more formats")
     flags.add_argument("--num-labeled", type=COUNT, metavar="N",
                        help="training images that keep their label (all)")
-    flags.add_argument("--validation", choices=("split", "test"), default="split",
-                       help="test: the article's choice, a leak")
+    flags.add_argument("--validation", choices=("split", "test"),
+                       help="split, the default: a tenth of the labelled images; test: the "
+                       "article's choice, a leak")
     flags.add_argument("--recipe",
                        help="article: 300 epochs of Adam; fast: 30 of AdamW in one cycle; sprint: "
                        "20 of SGD, for the small network, whose default it is")
@@ -128,7 +169,7 @@ def add_training(flags, log_dir):
                        help="all: every GPU takes its share of a batch")
     flags.add_argument("--early-stopping", type=number(int, 0), metavar="N",
                        help="patience of the article's second phase, in epochs (10); 0: never stop")
-    flags.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0)
+    flags.add_argument("--seed", type=number(int, 0, 2**32 - 1), help="0, where nothing is said")
     flags.add_argument("--tensorboard", action="store_true",
                        help="also write logs for TensorBoard (pip install tensorboard)")
     flags.add_argument("--log-dir", default=log_dir)
@@ -222,6 +263,9 @@ def student(doc, argv=None):
     flags = parser(doc)
     flags.add_argument("--pseudo", default="logs/pseudo",
                        help="folder of step 2, or none: labelled images alone")
+    flags.add_argument("--like", default="logs/teacher", metavar="FOLDER",
+                       help="with --pseudo none: the teacher whose data, network and recipe are "
+                       "taken where the command line is silent (logs/teacher; none: nobody's)")
     flags.add_argument("--labeled-share", type=number(float, 0, 1, open_low=True), metavar="S",
                        help="of each batch that is labelled images (default: as they come)")
     flags.add_argument("--noise", choices=("all", "none", "input", "model"), default="all")

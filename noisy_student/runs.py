@@ -28,7 +28,7 @@ from noisy_student.files import (
 BACKUP = "backup.npz"
 # Arguments that do not change what comes of a run.
 WHERE = ("log_dir", "out", "data", "pseudo", "teacher", "truth", "workers", "tensorboard", "engine",
-         "address", "merge", "allow_empty")
+         "address", "like", "merge", "allow_empty")
 # The kinds of file whose sha256 a run keeps.
 KEPT = (".keras", ".npy", ".npz", ".csv")
 

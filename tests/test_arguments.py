@@ -93,3 +93,54 @@ def test_the_file_that_chooses_such_a_backend_is_named(settings):
 def test_other_settings_of_keras_are_none_of_our_business(text, settings):
     settings(text)
     assert arguments.teacher("", []).seed == 0
+
+
+# --- flags that are typed once --------------------------------------------------------------------
+
+
+TEACHER = {"data": None, "num_labeled": 80, "validation": "split", "seed": 3, "network": "small",
+           "width": 0.25, "depth": None, "stem_strides": None, "recipe": "sprint", "epochs": 4,
+           "steps_per_epoch": 40, "batch_size": 128, "learning_rate": 0.1875,
+           "label_smoothing": 0.2, "early_stopping": 10}
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Folders of a teacher and of its pseudo-labels, with no more in them than is read here."""
+    for name, content in (
+            ("teacher", {"arguments": TEACHER, "made_from": {"data": "data/toy"}}),
+            ("pseudo", {"arguments": {"seed": 9}, "taught_by": {"arguments": TEACHER},
+                        "made_from": {"data": "data/toy"}})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", ["--pseudo {}/pseudo", "--pseudo none --like {}/teacher"])
+def test_student_is_trained_as_the_teacher_was_where_nothing_is_said(words, trained, capsys):
+    args = arguments.student("", words.format(trained, trained).split())
+    expected = {**TEACHER, "data": "data/toy"}
+    assert {name: getattr(args, name) for name in expected} == expected
+    assert "--data data/toy --num-labeled 80" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags, differs", [
+    ("--data other --seed 1", {"data": "other", "seed": 1}),
+    # The rate follows the batch, and steps are counted anew.
+    ("--batch-size 64", {"batch_size": 64, "learning_rate": None, "steps_per_epoch": None}),
+    ("--recipe fast", {"recipe": "fast", "epochs": None, "batch_size": None, "learning_rate": None,
+                       "steps_per_epoch": None, "label_smoothing": None, "early_stopping": None}),
+    ("--network resnet", {"network": "resnet", "recipe": "article", "width": 1.0, "depth": 50,
+                          "stem_strides": 1, "epochs": None, "batch_size": None,
+                          "learning_rate": None, "steps_per_epoch": None,
+                          "label_smoothing": None, "early_stopping": None})])
+def test_what_is_said_goes_before_what_the_teacher_had(flags, differs, trained):
+    args = arguments.student("", ["--pseudo", str(trained / "pseudo"), *flags.split()])
+    expected = {**TEACHER, "data": "data/toy", **differs}
+    assert {name: getattr(args, name) for name in expected} == expected
+
+
+def test_without_a_teacher_to_ask_the_defaults_are_the_articles(tmp_path):
+    args = arguments.student("", ["--pseudo", "none", "--like", "none"])
+    assert (args.data, args.network, args.depth, args.width, args.recipe, args.seed) == (
+        "cifar10", "resnet", 50, 1.0, "article", 0)

@@ -71,10 +71,11 @@ def test_each_kind_of_cell_has_its_command():
         "cifar10_resnet50.py", [*common, "--log-dir", "o/seed3/teacher"], None)
     assert command("flip_and_crop") == (
         "data_generator.py", [*common, "--log-dir", "o/seed3/flip_and_crop", "--pseudo", "none",
-                              "--noise", "none", "--flip-and-crop", "always"], None)
+                              "--like", "none", "--noise", "none", "--flip-and-crop", "always"],
+        None)
     assert command("noisy_teacher") == (
         "data_generator.py", [*common, "--log-dir", "o/seed3/noisy_teacher", "--dropout", "0.1",
-                              "--pseudo", "none"], None)
+                              "--pseudo", "none", "--like", "none"], None)
     assert command("student_without_noise") == (
         "data_generator.py", [*common, "--log-dir", "o/seed3/student_without_noise", "--pseudo",
                               "o/seed3/pseudo", "--labeled-share", "0.5", "--noise", "none"],
@@ -83,6 +84,8 @@ def test_each_kind_of_cell_has_its_command():
     for flags, depth in (("", "101"), ("--depth=14", "26"), ("--depth 101 --width 2", "152")):
         deeper = replace(known, larger=None, flags=flags)
         assert command("larger_student", deeper)[1][-2:] == ["--depth", depth]
+    wider = replace(known, larger=None, flags="--network small --width 0.25")
+    assert command("larger_student", wider)[1][-2:] == ["--width", "0.5"]
     with pytest.raises(UserError, match="larger than one of --depth 152. --larger says so"):
         command("larger_student", replace(known, larger=None, flags="--depth 152"))
     assert "--dropout" in command("student")[1] and command("student")[2] == "pseudo"
@@ -222,7 +225,7 @@ def test_the_demo_draws_its_data_first(what, cells, drawn, tmp_path, monkeypatch
         experiment.main(args)
     *first, order, answers = started
     assert [words[0] for words in first] == drawn and set(cells) <= set(order)
-    assert answers[:2] == ["eval.py", "seed0"] and "report.html" in answers
+    assert answers[:4] == ["eval.py", "seed3", "seed4", "seed5"] and "report.html" in answers
     corrupted = "make_corrupted.py" in drawn
     assert ("toy-corrupted" in answers) == ("--adversarial" in answers) == corrupted
     assert arguments.evaluation("", answers[1:]).robust_images == (200 if corrupted else None)
