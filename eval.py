@@ -24,12 +24,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+import robustness
+
 # A student's layers must be known to load it.
 import stochastic_resblock  # noqa: F401
-from experiment import CELLS, LABELS, QUESTIONS, TWO_BY_TWO
-from noisy_student import backend, figures, report, robustness
-from noisy_student.cells import Labelling, find, measure, warn_if_unmatched
-from noisy_student.files import UserError, run_script, whole_file, write_json
+from experiment import CELLS, LABELS, QUESTIONS, TWO_BY_TWO, title
+from noisy_student import backend, figures, report, robust_data
+from noisy_student.cells import Labelling, load_cells, warn_if_unmatched
+from noisy_student.files import run_script, whole_file, write_json
 from noisy_student.labels import load_data_of
 from noisy_student.metrics import holm, mcnemar, paired_interval
 from noisy_student.tables import as_json, markdown, sections, tables
@@ -41,10 +43,6 @@ EFFECTS = {
     "Do pseudo-labels help, averaged over noise and none?": (-0.5, -0.5, 0.5, 0.5),
     "Do pseudo-labels help more under noise than without?": (1, -1, -1, 1),
 }
-
-
-def title(name):
-    return CELLS[name].title if name in CELLS else name
 
 
 # --- questions and answers ------------------------------------------------------------------------
@@ -144,29 +142,25 @@ def ask(cells):
 
 def main(args):
     backend.prepare(0)
-    found, labelled = find(args.runs, CELLS, LABELS)
-    cells = {}
-    for name, cell in found.items():
-        cells[name] = {seed: measure(run) for seed, run in sorted(cell.items())}
-    everything = [measured.run for cell in cells.values() for measured in cell.values()]
-    for run in everything:
-        if run.made_from["data_sha256"] != everything[0].made_from["data_sha256"]:
-            raise UserError(f"{run.folder} was trained on other data than "
-                            f"{everything[0].folder}: their tables do not compare")
-    labellings = [Labelling(name, of_name) for name, of_name in labelled.items()]
+    cells, labelled = load_cells(args.runs, CELLS, LABELS)
+    trainings = [measured.run for cell in cells.values() for measured in cell.values()]
+    first = trainings[0]
+    labellings = [Labelling(name, runs) for name, runs in labelled.items()]
 
     # More questions to the networks, which need the images
-    tests = {}
+    robust = {}
     if args.corrupted or args.adversarial or args.shifted or args.check_overlap:
-        data = load_data_of(everything[0], args.data)
-        tests = robustness.tests(args, data)
-        robustness.measure(cells, tests, args.robust_seeds)
+        data = load_data_of(first, args.data)
+        tests = robustness.tests(data, args.corrupted, args.adversarial, args.shifted,
+                                 args.robust_images)
+        robust_data.run_tests(cells, tests, args.robust_seeds)
+        robust = robust_data.tables(cells, tests, title, robustness.EXPLANATION)
         if args.check_overlap:
-            robustness.check_overlap(labelled, data, args.out)
+            robust_data.check_overlap(labelled, data, args.out)
 
     # The answers
     answers, effects = ask(cells)
-    text = tables(cells, CELLS, title, answers, effects, labellings, tests)
+    text = tables(cells, CELLS, title, answers, effects, labellings, robust)
     for name in ("The cells", "Robustness", "The pseudo-labels"):
         if name in text:
             _, head, lines = text[name]
@@ -181,19 +175,19 @@ def main(args):
 
     # What to look at
     pictures = figures.draw_all(cells, title, answers, labellings,
-                                everything[0].results["class_names"], out)
+                                first.results["class_names"], out)
     print(f"\nin {out}: results.md, results.json, {', '.join(path.name for path in pictures)}")
     if args.report:
-        labelling_runs = [run for of_name in labelled.values() for run in of_name]
+        labelling_runs = [run for runs in labelled.values() for run in runs]
         photos = []
         if not args.no_photos:
             photos = [run.path(name) for run in labelling_runs
                       for name in ("montage.png", "mistakes.png")]
         # The page begins with the answers and their picture.
         answered = {name: text.pop(name) for name in ("The answers",) if name in text}
-        report.write_page(args.report, everything[0].made_from["data"], sections(answered),
+        report.write_page(args.report, first.made_from["data"], sections(answered),
                           sections(text), pictures, photos,
-                          report.commands(everything, labelling_runs))
+                          report.commands(trainings, labelling_runs))
         print(f"open in a browser: {args.report}")
 
 

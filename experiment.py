@@ -97,6 +97,11 @@ QUESTIONS = {
     "Do hard labels help?": ("student_of_noisy", "student_hard"),
     "Does leaving classes unbalanced help?": ("student_of_noisy", "student_unbalanced"),
 }
+def title(name):
+    """What tables call a cell: a folder's own name, where it is none of CELLS."""
+    return CELLS[name].title if name in CELLS else name
+
+
 # The next larger network's depth, by depth.
 DEEPER = {14: 26, 26: 50, 50: 101, 101: 152}
 

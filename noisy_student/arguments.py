@@ -181,6 +181,20 @@ def add_engine(flags):
     flags.add_argument("--address", help="of a Ray cluster: auto, or host:port (this machine)")
 
 
+def add_robustness(flags):
+    """What step 5 and step 6 share."""
+    flags.add_argument("--data", help="where the data set is now, if it has moved")
+    flags.add_argument("--corrupted", metavar="DIR", help="a set in CIFAR-10-C's layout")
+    flags.add_argument("--adversarial", action="store_true",
+                       help="attack the networks: FGSM, and PGD as a check")
+    flags.add_argument("--shifted", nargs="+", default=[], metavar="DIR",
+                       help="other labelled images of the same classes")
+    flags.add_argument("--robust-images", type=COUNT, metavar="N", help="corrupted: of each "
+                       "severity (all); adversarial: test images (1000)")
+    flags.add_argument("--robust-seeds", type=COUNT, metavar="N",
+                       help="test the first N seeds of each cell (all)")
+
+
 def teacher(doc, argv=None):
     """Of step 1, cifar10_resnet50.py."""
     flags = parser(doc)
@@ -288,19 +302,22 @@ def evaluation(doc, argv=None):
     flags.add_argument("--report", metavar="HTML", help="one page with all of it")
     flags.add_argument("--no-photos", action="store_true",
                        help="leave montages of pseudo-labelled images out of the report")
-    flags.add_argument("--data", help="where the data set is now, if it has moved")
-    flags.add_argument("--corrupted", metavar="DIR", help="a set in CIFAR-10-C's layout")
-    flags.add_argument("--adversarial", action="store_true",
-                       help="attack the networks: FGSM, and PGD as a check")
-    flags.add_argument("--shifted", nargs="+", default=[], metavar="DIR",
-                       help="other labelled images of the same classes")
-    flags.add_argument("--robust-images", type=COUNT, metavar="N", help="corrupted: of each "
-                       "severity (all); adversarial: test images (1000)")
-    flags.add_argument("--robust-seeds", type=COUNT, metavar="N",
-                       help="test the first N seeds of each cell (all)")
+    add_robustness(flags)
     flags.add_argument("--check-overlap", action="store_true",
                        help="look for near copies of test images among those trained on, too")
     return flags.parse_args(argv)
+
+
+def robustness(doc, argv=None):
+    """Of step 6, robustness.py."""
+    flags = parser(doc)
+    flags.add_argument("runs", nargs="+", help="folders of finished runs, or that hold such")
+    flags.add_argument("--out", default="figures")
+    add_robustness(flags)
+    args = flags.parse_args(argv)
+    if not (args.corrupted or args.adversarial or args.shifted):
+        flags.error("which test? --adversarial, --corrupted DIR or --shifted DIR")
+    return args
 
 
 def prediction(doc, argv=None):

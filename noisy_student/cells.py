@@ -33,7 +33,7 @@ class Measured:
     y: np.ndarray
     # What suits the validation images; None, where there are none.
     fitted: Temperature = None
-    # What robustness.py measured.
+    # What robustness.py measured, by the name of the test.
     robust: dict = field(default_factory=dict)
 
     def __post_init__(self):
@@ -101,6 +101,25 @@ def find(folders, known=None, labels=None):
     names += [name for name in cells if name not in names]
     labellings = {name: list(of_name.values()) for name, of_name in labellings.items()}
     return {name: cells[name] for name in names}, labellings
+
+
+def load_cells(folders, known=None, labels=None):
+    """All finished trainings in the folders, with what their networks say of the test images.
+
+    Args: as find's.
+
+    Returns: {cell: {seed: Measured}}, seeds in order, and {name: [Run, ...]} of the labellings.
+        Raises: UserError, as find and measure do, and where trainings are of different data.
+    """
+    cells, labellings = find(folders, known, labels)
+    measured = {name: {seed: measure(run) for seed, run in sorted(cell.items())}
+                for name, cell in cells.items()}
+    trainings = [m.run for cell in measured.values() for m in cell.values()]
+    for run in trainings:
+        if run.made_from["data_sha256"] != trainings[0].made_from["data_sha256"]:
+            raise UserError(f"{run.folder} was trained on other data than "
+                            f"{trainings[0].folder}: their tables do not compare")
+    return measured, labellings
 
 
 def add(cell, run):

@@ -6,7 +6,6 @@ from dataclasses import asdict
 
 import numpy as np
 
-from noisy_student import robustness
 from noisy_student.data import CIFAR10
 from noisy_student.files import printable
 
@@ -44,12 +43,12 @@ def accuracy(cell):
     return f"{100 * measured.accuracy:.2f} ({100 * low:.2f} to {100 * high:.2f})"
 
 
-def tables(cells, known, title, answers, effects, labellings, tests):
+def tables(cells, known, title, answers, effects, labellings, robust):
     """All tables of step 5.
 
     Args:
         cells: {name: {seed: Measured}}. known: experiment.py's CELLS. title: of a cell by its
-            name. tests: of robustness.tests.
+            name. robust: tables of robustness.py, which stand in the middle.
     """
     first = next(iter(next(iter(cells.values())).values()))
     found = {}
@@ -84,21 +83,7 @@ def tables(cells, known, title, answers, effects, labellings, tests):
           mean(cell, "loss", digits=3), mean(cell, "calibrated_loss", digits=3),
           mean(cell, "temperature") + " (undetermined)" * undetermined(cell)]
          for name, cell in cells.items()])
-    columns = robustness.columns(cells, tests)
-    if columns:
-        found["Robustness"] = (
-            robustness.EXPLANATION, ["cell", *columns],
-            [[title(name), *(means[name] for means in columns.values())] for name in cells])
-    tested = {name: [m.robust["corrupted"]["errors"] for m in cell.values()
-                     if "corrupted" in m.robust] for name, cell in cells.items()}
-    tested = {name: errors for name, errors in tested.items() if errors}
-    if tested:
-        found["Each corruption"] = (
-            "Mean error over severities and seeds, in %.",
-            ["corruption", *map(title, tested)],
-            [[kind.replace("_", " "), *(f"{100 * np.mean([of[kind] for of in errors]):.1f}"
-                                        for errors in tested.values())]
-             for kind in next(iter(tested.values()))[0]])
+    found |= robust
     if labellings:
         found["The pseudo-labels"] = (
             "Means over seeds. Precision: of the kept images whose truth is known, the share that "

@@ -13,7 +13,7 @@ import experiment
 from noisy_student import arguments
 
 SCRIPTS = ["cifar10_resnet50", "imagenet_dummy_label", "stochastic_resblock", "Rand_Augment",
-           "data_generator", "eval", "experiment", "predict", "data/make_toy",
+           "data_generator", "eval", "robustness", "experiment", "predict", "data/make_toy",
            "data/make_corrupted"]
 
 

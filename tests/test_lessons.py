@@ -16,7 +16,7 @@ from noisy_student.images import read_image
 from noisy_student.training import predict as say
 
 LESSONS = ["cifar10_resnet50", "imagenet_dummy_label", "stochastic_resblock", "Rand_Augment",
-           "data_generator", "eval", "experiment", "predict"]
+           "data_generator", "eval", "robustness", "experiment", "predict"]
 
 
 @pytest.fixture(scope="module")

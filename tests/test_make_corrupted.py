@@ -13,7 +13,7 @@ from scipy import ndimage
 from noisy_student import figures
 from noisy_student.data import load_data
 from noisy_student.files import UserError
-from noisy_student.robustness import LIKE_RANDAUGMENT
+from robustness import LIKE_RANDAUGMENT
 
 RANDOM = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "fog",
           "elastic_transform")

@@ -48,7 +48,7 @@ def test_every_script_of_the_lesson_is_among_them(printed):
     scripts = {command.split()[1] for command in printed}
     assert scripts >= {"data/make_toy.py", "cifar10_resnet50.py", "imagenet_dummy_label.py",
                        "stochastic_resblock.py", "Rand_Augment.py", "data_generator.py", "eval.py",
-                       "predict.py", "data/make_corrupted.py"}
+                       "predict.py", "data/make_corrupted.py", "robustness.py"}
 
 
 def test_the_lesson_ends_with_a_student_above_its_teacher(printed):

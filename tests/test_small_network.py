@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 import small_network
-from noisy_student import arguments, robustness
+from noisy_student import arguments
 from noisy_student.files import UserError
 from noisy_student.training import predict, seed_generators
+from robustness import logits_of_pixels
 from stochastic_resblock import StochasticSurvival, build_small_student
 
 
@@ -117,7 +118,7 @@ def test_saved_student_loads_in_safe_mode_and_says_the_same(photos, tmp_path):
 
 def test_attacks_find_its_logits(photos):
     model = small_network.build_small(1 / 16)
-    logits = robustness.without_scaling(model).predict(photos / 255, verbose=0)
+    logits = logits_of_pixels(model).predict(photos / 255, verbose=0)
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     assert p / p.sum(axis=1, keepdims=True) == pytest.approx(predict(model, photos), abs=1e-5)
 
