@@ -368,7 +368,7 @@ def fit_and_finish(model, batches, data, recipe, run, tensorboard=False):
 
 
 def main(args):
-    backend.prepare(args.seed, args.devices)
+    backend.prepare(args.seed)
 
     # The data
     data = load_data(args.data, args.num_labeled, args.validation, args.seed)

@@ -115,7 +115,7 @@ def refuse_overlap(x, data):
 
 
 def main(args):
-    backend.prepare(args.seed, args.devices)
+    backend.prepare(args.seed)
 
     # The labelled images
     data = load_data(args.data, args.num_labeled, args.validation, args.seed)

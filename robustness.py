@@ -157,7 +157,8 @@ def attack(model, x, t, batch=250):
     Args:
         x: uint8 (N, 32, 32, 3). t: float32 (N, C), one-hot. batch: images at a time.
 
-    Returns: {"clean": accuracy, "fgsm": one per epsilon, "pgd": accuracy, "images": N}.
+    Returns: {"clean": accuracy, "epsilons": EPSILONS, "fgsm": an accuracy for each, "pgd_epsilon":
+        PGD_EPSILON, "pgd": accuracy, "images": N}.
     """
     network = logits_of_pixels(model)
     gradients, near = [], []
@@ -170,13 +171,16 @@ def attack(model, x, t, batch=250):
     def accuracy(images):
         return float((predict(model, images).argmax(axis=1) == t.argmax(axis=1)).mean())
 
-    return {"clean": accuracy(x), "pgd": accuracy(np.concatenate(near)), "images": len(x),
-            "fgsm": [accuracy(fgsm(gradient, x, epsilon)) for epsilon in EPSILONS]}
+    return {"clean": accuracy(x), "epsilons": list(EPSILONS),
+            "fgsm": [accuracy(fgsm(gradient, x, epsilon)) for epsilon in EPSILONS],
+            "pgd_epsilon": PGD_EPSILON, "pgd": accuracy(np.concatenate(near)), "images": len(x)}
 
 
 def accuracy_by_attack(result):
-    columns = {f"FGSM {epsilon}/255": share for epsilon, share in zip(EPSILONS, result["fgsm"])}
-    return {**columns, f"PGD {PGD_EPSILON}/255": result["pgd"]}
+    """{column of the table: accuracy, 0..1}."""
+    columns = {f"FGSM {epsilon}/255": accuracy
+               for epsilon, accuracy in zip(result["epsilons"], result["fgsm"])}
+    return {**columns, f"PGD {result['pgd_epsilon']}/255": result["pgd"]}
 
 
 # --- the tests ------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ NETWORKS = {"resnet": "article", "small": "sprint"}
 
 
 class Parser(argparse.ArgumentParser):
-    """Ends, before Keras is imported, where Keras is told to compute on what is not there."""
+    """Exits, before Keras is imported, where its backend is not supported or not installed."""
 
     def parse_args(self, argv=None):
         args = super().parse_args(argv)
@@ -141,7 +141,7 @@ def add_model_noise(flags):
 
 
 def add_training(flags, log_dir):
-    """What step 1 and step 4 share."""
+    """The flags that step 1 and step 4 share."""
     flags.add_argument("--data", help="cifar10, the default, or a folder train/<class>/*, "
                        "test/<class>/*; docs/data.md names more formats")
     flags.add_argument("--num-labeled", type=COUNT, metavar="N",
@@ -182,7 +182,7 @@ def add_engine(flags):
 
 
 def add_robustness(flags):
-    """What step 5 and step 6 share."""
+    """The flags that step 5 and step 6 share."""
     flags.add_argument("--data", help="where the data set is now, if it has moved")
     flags.add_argument("--corrupted", metavar="DIR", help="a set in CIFAR-10-C's layout")
     flags.add_argument("--adversarial", action="store_true",
@@ -196,14 +196,14 @@ def add_robustness(flags):
 
 
 def teacher(doc, argv=None):
-    """Of step 1, cifar10_resnet50.py."""
+    """The command line of step 1, cifar10_resnet50.py."""
     flags = parser(doc)
     add_training(flags, log_dir="logs/teacher")
     return parse_with_network(flags, argv)
 
 
 def labelling(doc, argv=None):
-    """Of step 2, imagenet_dummy_label.py."""
+    """The command line of step 2, imagenet_dummy_label.py."""
     flags = parser(doc)
     flags.add_argument("images", nargs="*", help="folders, tar or zip archives, Parquet "
                        "files, or the word rest")
@@ -256,7 +256,7 @@ def labelling(doc, argv=None):
 
 
 def survival(doc, argv=None):
-    """Of step 3, stochastic_resblock.py."""
+    """The command line of step 3, stochastic_resblock.py."""
     flags = parser(doc)
     add_network(flags)
     add_model_noise(flags)
@@ -265,7 +265,7 @@ def survival(doc, argv=None):
 
 
 def augment(doc, argv=None):
-    """Of step 4, Rand_Augment.py."""
+    """The command line of step 4, Rand_Augment.py."""
     flags = parser(doc)
     flags.add_argument("image", nargs="?", help="an image file; default: a picture drawn here")
     flags.add_argument("--out", default="figures/rand_augment.png")
@@ -273,7 +273,7 @@ def augment(doc, argv=None):
 
 
 def student(doc, argv=None):
-    """Of step 4, data_generator.py."""
+    """The command line of step 4, data_generator.py."""
     flags = parser(doc)
     flags.add_argument("--pseudo", default="logs/pseudo",
                        help="folder of step 2, or none: labelled images alone")
@@ -295,7 +295,7 @@ def student(doc, argv=None):
 
 
 def evaluation(doc, argv=None):
-    """Of step 5, eval.py."""
+    """The command line of step 5, eval.py."""
     flags = parser(doc)
     flags.add_argument("runs", nargs="+", help="folders of finished runs, or that hold such")
     flags.add_argument("--out", default="figures")
@@ -309,7 +309,7 @@ def evaluation(doc, argv=None):
 
 
 def robustness(doc, argv=None):
-    """Of step 6, robustness.py."""
+    """The command line of step 6, robustness.py."""
     flags = parser(doc)
     flags.add_argument("runs", nargs="+", help="folders of finished runs, or that hold such")
     flags.add_argument("--out", default="figures")
@@ -321,7 +321,7 @@ def robustness(doc, argv=None):
 
 
 def prediction(doc, argv=None):
-    """Of predict.py."""
+    """The command line of predict.py."""
     flags = parser(doc)
     flags.add_argument("images", nargs="+", help="image files")
     flags.add_argument("--model", default="logs/student", help="folder of a finished training")
@@ -329,7 +329,7 @@ def prediction(doc, argv=None):
 
 
 def experiment(doc, named, cells, argv=None):
-    """Of experiment.py.
+    """The command line of experiment.py.
 
     Args:
         named: the names of the published experiments. cells: those of all cells.

@@ -11,7 +11,7 @@ import numpy as np
 from noisy_student import onednn
 from noisy_student.arguments import BACKENDS
 from noisy_student.batches import made_ahead
-from noisy_student.files import WRITER, UserError, first_line
+from noisy_student.files import UserError
 from noisy_student.gpu import load_cuda_libraries, nvidia_cards
 
 BACKEND = keras.backend.backend()
@@ -19,7 +19,7 @@ NAME = BACKENDS.get(BACKEND, BACKEND)
 if BACKEND == "tensorflow":
     import tensorflow as tf
 
-    # Before TensorFlow looks for GPUs.
+    # TensorFlow looks for GPUs once, after this.
     load_cuda_libraries()
 elif BACKEND == "jax":
     import jax
@@ -30,25 +30,16 @@ else:
 keras.config.set_image_data_format("channels_last")
 keras.config.set_floatx("float32")
 
-# Set by a launcher of several processes: where the first one is.
-ADDRESSES = "KERAS_DISTRIBUTION_JOB_ADDRESSES"
-# Options of glibc's malloc.
+# Options of glibc's malloc, from its malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
 # The first NVIDIA GPUs that multiply in bfloat16, and the first whose convolutions XLA compiles
 # with every cuDNN that knows them.
 BFLOAT16_SINCE, XLA_SINCE = (8, 0), (7, 5)
 
 
-def prepare(seed, devices="one"):
-    """Seeds everything; every script calls it before it does anything else.
-
-    Args:
-        devices: of the scripts that train; "all": of other processes, too, if a launcher has set
-            KERAS_DISTRIBUTION_JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID.
-    """
+def prepare(seed):
+    """Seeds everything; every script calls it before it does anything else."""
     keras.utils.set_random_seed(seed)
-    if devices == "all" and ADDRESSES in os.environ:
-        join_others()
     if BACKEND == "tensorflow":
         tf.config.experimental.enable_op_determinism()
     elif BACKEND == "jax" and not jax.config.jax_compilation_cache_dir:
@@ -66,26 +57,11 @@ def leave_gpus():
         jax.config.update("jax_platforms", "cpu")
 
 
-def join_others():
-    """Trains with other processes. All but the first one neither write nor say anything."""
-    if BACKEND != "jax":
-        raise UserError(f"{ADDRESSES}: several processes are for JAX (KERAS_BACKEND=jax)")
-    try:
-        keras.distribution.initialize()
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"{ADDRESSES}={os.environ[ADDRESSES]}: the processes do not find together "
-                        f"({first_line(error)})") from error
-    WRITER["here"] = jax.process_index() == 0
-    if not WRITER["here"]:
-        sys.stdout = open(os.devnull, "w")
-
-
 def keep_freed_memory(mallopt):
     """Linux' malloc gives every freed tensor back to the kernel and asks for it in the next step.
 
     That took more than half of a training step's time on two cores. So: one arena, no trimming,
-    growth by 256 MiB. It must be said before there is a second thread: an arena that exists is
-    used on.
+    growth by 256 MiB. It comes before any second thread: existing arenas are kept.
     """
     mallopt(M_ARENA_MAX, 1)
     mallopt(M_MMAP_THRESHOLD, 1 << 25)
@@ -104,9 +80,9 @@ def gpus():
         return [(gpu.get("device_name", "GPU"), gpu.get("compute_capability", (0, 0)))
                 for gpu in details]
     if BACKEND == "jax":
-        found = [device for device in jax.devices() if device.platform == "gpu"]
+        devices = [device for device in jax.devices() if device.platform == "gpu"]
         return [(gpu.device_kind, tuple(map(int, gpu.compute_capability.split("."))))
-                for gpu in found]
+                for gpu in devices]
     return [(torch.cuda.get_device_name(i), torch.cuda.get_device_capability(i))
             for i in range(torch.cuda.device_count())]
 
@@ -165,9 +141,9 @@ def on_hardware(precision, devices, batch_size):
     Args:
         precision: "float32", or "bfloat16": weights stay float32, and what is computed from them
             is bfloat16.
-        devices: "one"; or "all": every GPU of the machine, or of the machines of all processes,
-            holds the network and takes its share of each batch. Batch normalization's statistics
-            then run over the whole batch with JAX, over each share with TensorFlow.
+        devices: "one"; or "all": every GPU of the machine holds the network and takes its share
+            of each batch. Batch normalization's statistics then run over the whole batch with JAX,
+            over each share with TensorFlow.
 
     Raises: UserError, where the devices cannot share a batch.
     """
@@ -205,17 +181,6 @@ def all_devices(batch_size):
         keras.distribution.set_distribution(None)
 
 
-def processes():
-    """Which process this is, and how many there are, of those that train one network."""
-    return (jax.process_index(), jax.process_count()) if BACKEND == "jax" else (0, 1)
-
-
-def share(*arrays):
-    """Of each array, (N, ...), the rows that are this process' share, (N/processes, ...)."""
-    process, count = processes()
-    return tuple(a[process * len(a) // count:(process + 1) * len(a) // count] for a in arrays)
-
-
 def sharing():
     """How many devices share a batch right now."""
     if BACKEND == "tensorflow":
@@ -235,7 +200,7 @@ def feed(batches, batch_size=None):
         batch_size: how many images a batch has; None, if not all have as many.
     """
     if BACKEND != "tensorflow":
-        return made_ahead(share(*batch) for batch in batches())
+        return made_ahead(batches())
     arrays = next(batches())
     signature = tuple(tf.TensorSpec((batch_size, *array.shape[1:]), array.dtype)
                       for array in arrays)
@@ -252,13 +217,12 @@ def validation_feed(x, t, batch_size):
 
     Raises: UserError, where the devices cannot share them.
     """
-    count = processes()[1]
-    mine, devices = len(x) // count, sharing() // count
-    if len(x) % count or min(batch_size, mine) % devices or mine % batch_size % devices:
-        raise UserError(f"--devices all: {sharing()} devices cannot share {len(x)} validation "
+    devices = sharing()
+    if min(batch_size, len(x)) % devices or len(x) % batch_size % devices:
+        raise UserError(f"--devices all: {devices} devices cannot share {len(x)} validation "
                         f"images in batches of {batch_size} equally; give another --num-labeled")
     if BACKEND != "tensorflow":
-        return share(x, t)
+        return x, t
 
     def batches():
         for i in range(0, len(x), batch_size):

@@ -19,7 +19,7 @@ from noisy_student.metrics import (
 from noisy_student.record import read_table
 from noisy_student.training import read_history
 
-# What the noise on images is, and that on the network.
+# Settings of the noise on images, and of that on the network.
 ON_IMAGES, ON_MODEL = ("augment_ops", "augment_magnitude"), ("dropout", "p_last")
 
 
@@ -28,10 +28,10 @@ class Measured:
     """A finished training, and how right and how sure its network is about the test images."""
 
     run: runs.Run
-    # Of the test images, float32 (N, C), and their classes, int (N,).
+    # What it says of the test images, float32 (N, C), and their classes, int (N,).
     probabilities: np.ndarray
     y: np.ndarray
-    # What suits the validation images; None, where there are none.
+    # The temperature that suits the validation images; None, where there are none.
     fitted: Temperature = None
     # What robustness.py measured, by the name of the test.
     robust: dict = field(default_factory=dict)
@@ -142,14 +142,18 @@ def add(cell, run):
 
 
 def everything_chosen(run):
-    """Everything that was chosen for a run but its seed, its teachers' included."""
+    """All settings of a run and of its teachers, but no seed."""
     if run.trained:
         return chosen(run.arguments, run.taught_by)
     return chosen({}, {"labelling": run.arguments, "teacher": run.taught_by})
 
 
 def chosen(arguments, taught_by, whose=""):
-    """The same of what run.json says; a name says whose choice it was ("teacher depth")."""
+    """{setting: value} of what run.json says, without seeds: {"depth": 14, "teacher depth": 50}.
+
+    Args:
+        whose: begins the names, "teacher " for those of a teacher.
+    """
     settings = {f"{whose}{key}": value for key, value in arguments.items() if key != "seed"}
     if taught_by:
         labelling, teacher = taught_by["labelling"], taught_by["teacher"]
@@ -166,10 +170,10 @@ def chosen(arguments, taught_by, whose=""):
 
 def settings_of(flags):
     """{"noise": "none", "hard": "True"} of "--noise none --hard"."""
-    settings, words = {}, flags.split()
-    for word, value in zip(words, [*words[1:], "--"]):
-        if word.startswith("--"):
-            settings[word[2:].replace("-", "_")] = "True" if value.startswith("--") else value
+    settings, parts = {}, flags.split()
+    for flag, value in zip(parts, [*parts[1:], "--"]):
+        if flag.startswith("--"):
+            settings[flag[2:].replace("-", "_")] = "True" if value.startswith("--") else value
     return settings
 
 
@@ -179,25 +183,25 @@ def differs_from(name, arguments, taught_by, cells, labels):
     Args:
         name: of the cell. arguments, taught_by: of a run. cells, labels: experiment.py's.
     """
-    cell, found = cells[name], []
+    cell, differences = cells[name], []
     if bool(taught_by) != bool(cell.labels):
-        found.append("with pseudo-labels" if taught_by else "with --pseudo none")
+        differences.append("with pseudo-labels" if taught_by else "with --pseudo none")
     # Step 1 knows no noise.
     arguments = {"noise": "none"} | arguments
     for key, value in ({"noise": "all"} | settings_of(cell.flags)).items():
         if str(arguments.get(key)) != value:
-            found.append(f"with --{key.replace('_', '-')} {arguments.get(key)}")
+            differences.append(f"with --{key.replace('_', '-')} {arguments.get(key)}")
     if taught_by and cell.labels:
         right, teacher = labels[cell.labels], taught_by["teacher"]
         for key, value in settings_of(right.flags).items():
             if str(taught_by["labelling"].get(key)) != value:
-                found.append(f"on labels with --{key.replace('_', '-')} "
-                             f"{taught_by['labelling'].get(key)}")
+                differences.append(f"on labels with --{key.replace('_', '-')} "
+                                   f"{taught_by['labelling'].get(key)}")
         if teacher:
             of_teacher = differs_from(right.teacher, teacher["arguments"], teacher["taught_by"],
                                       cells, labels)
-            found += [f"on labels of a teacher {words}" for words in of_teacher]
-    return found
+            differences += [f"on labels of a teacher {one}" for one in of_teacher]
+    return differences
 
 
 def as_trained(arguments):
@@ -238,7 +242,7 @@ def warn_if_unmatched(question, first, second, asked=None):
         differs["pseudo"] = "their pseudo-labels"
     if same_labels and not differs:
         print(f"warning: {question} The two cells were trained alike")
-    more = [words for key, words in differs.items() if key not in asked_about(*asked)]
+    more = [text for key, text in differs.items() if key not in asked_about(*asked)]
     if more:
         print(f"warning: {question} The two cells also differ in {', '.join(more)}")
 
@@ -246,14 +250,14 @@ def warn_if_unmatched(question, first, second, asked=None):
 def asked_about(first, second):
     """The settings that two cells of the experiment differ in by their flags."""
     one, other = ({"noise": "all"} | settings_of(cell.flags) for cell in (first, second))
-    found = {key for key in {**one, **other} if one.get(key) != other.get(key)}
-    if "noise" in found:
-        found |= {"flip_and_crop", *ON_IMAGES, *ON_MODEL}
+    settings = {key for key in {**one, **other} if one.get(key) != other.get(key)}
+    if "noise" in settings:
+        settings |= {"flip_and_crop", *ON_IMAGES, *ON_MODEL}
     if bool(first.labels) != bool(second.labels):
-        found.add("labeled_share")
+        settings.add("labeled_share")
     if "{larger}" in (first.flags, second.flags):
-        found |= {"depth", "width"}
-    return found
+        settings |= {"depth", "width"}
+    return settings
 
 
 class Labelling:
@@ -267,7 +271,7 @@ class Labelling:
         self.kept, self.balanced = (
             np.mean([run.results[key] for run in of_name], axis=0)
             for key in ("kept_per_class", "balanced_per_class"))
-        # Of runs that were copied without their large files, the counts are all there is.
+        # Runs that were copied without their large files have their counts alone.
         columns = [read_table(run.check("images.csv")) for run in of_name
                    if run.path("images.csv").exists()]
         self.confidence, self.right = (np.concatenate(column)

@@ -10,9 +10,10 @@ from noisy_student.images import read_images
 from noisy_student.metrics import exact_copies
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
-# Of the labelled images, so many are held out to validate on; never of the test images.
+# This share of the labelled images is held out to validate on, and at most VALIDATION_MOST of them.
+# Test images never are.
 VALIDATION_SHARE, VALIDATION_MOST = 0.1, 5000
-# Where there are no test images, one in so many of every class's images is one.
+# A data set without test images gives every fifth image of each class to test with.
 TEST_EVERY = 5
 
 
@@ -130,7 +131,7 @@ def load_files(path):
                   f"{'the test images here' if tested == 'val' else 'not used'}")
         x_test, y_test = decode_tests(path, class_names, parts[tested])
         return Dataset(str(path), class_names, x, y, names, x_test, y_test)
-    # The same for every seed.
+    # No seed decides which: the test images stay the same.
     test = np.zeros(len(y), dtype=bool)
     for c in range(len(class_names)):
         test[np.flatnonzero(y == c)[TEST_EVERY - 1::TEST_EVERY]] = True
@@ -181,8 +182,8 @@ def split_labels(y, num_labeled=None, validation="split", seed=0):
     Args:
         y: int (N,), the classes; -1 for what has none and goes to `rest`.
 
-    Returns: three sorted int64 index arrays: train, val, rest. Of every class there is an image to
-        train on. Raises: UserError, where they are too few for that, whatever the seed.
+    Returns: three sorted int64 index arrays: train, val, rest. Every class has an image to train
+        on. Raises: UserError, where the images are too few for that, whatever the seed.
     """
     if (y < 0).any():
         labelled, unlabelled = np.flatnonzero(y >= 0), np.flatnonzero(y < 0)
@@ -195,22 +196,23 @@ def split_labels(y, num_labeled=None, validation="split", seed=0):
         num_val = min(int(wanted * VALIDATION_SHARE), VALIDATION_MOST)
     if wanted > len(y):
         raise UserError(f"--num-labeled {wanted}: the data set has {len(y)} training images")
-    said = f"--num-labeled {wanted}" if num_labeled else f"{wanted} training images"
+    amount = f"--num-labeled {wanted}" if num_labeled else f"{wanted} training images"
     if wanted - num_val < len(classes) or (validation == "split" and num_val == 0):
-        raise UserError(f"{said}: too few for {len(classes)} classes and a validation set")
+        raise UserError(f"{amount}: too few for {len(classes)} classes and a validation set")
     rng = np.random.default_rng(seed)
-    # Each image's place within its own class, 0..1, in random order: sorting by it interleaves
-    # the classes.
+    # Each image gets a random place within its own class, 0..1, and sorting by it interleaves the
+    # classes: of 2 cats and 4 dogs, say at 0.3, 0.8 and 0.1, 0.35, 0.6, 0.85, the order is dog,
+    # cat, dog, dog, cat, dog. So the first third of it, or any other, holds both in their shares.
     place = np.empty(len(y))
     for c in classes:
         members = np.flatnonzero(y == c)
         place[members] = (rng.permutation(len(members)) + rng.random()) / len(members)
     order = np.argsort(place, kind="stable")
     for c in classes:
-        shown = y[order[num_val:wanted]]
-        if c not in shown:
+        training = y[order[num_val:wanted]]
+        if c not in training:
             # A rare class: an image of it changes places with the last one of a class of several.
-            several = np.bincount(shown)[shown] > 1
+            several = np.bincount(training)[training] > 1
             here = np.flatnonzero(y[order] == c)[0]
             there = num_val + np.flatnonzero(several)[-1]
             order[[here, there]] = order[[there, here]]

@@ -8,6 +8,7 @@ also said by a marker or in words.
 import pathlib
 import textwrap
 import warnings
+from functools import partial
 
 import matplotlib
 import numpy as np
@@ -79,7 +80,7 @@ def mosaic(rows, columns, side, caption, path):
     """Images in one array in one axes, pixel for pixel: an axes for each would take minutes.
 
     Args:
-        rows: (label, tiles), or None for some room. A tile is an image, uint8 (H, W, 3), the words
+        rows: (label, tiles), or None for some room. A tile is an image, uint8 (H, W, 3), the text
             above it, and whether it is framed.
         columns, side: images in a row, and the pixels each is enlarged to.
     """
@@ -89,10 +90,10 @@ def mosaic(rows, columns, side, caption, path):
     strips, texts, top = [], [], 0
     for row in rows:
         name, tiles = row or ("", [])
-        head = round(1.5 * letter) if any(words for _, words, _ in tiles) else GAP
+        head = round(1.5 * letter) if any(text for _, text, _ in tiles) else GAP
         strip = np.full((head + side if tiles else GAP, width, 3), 255, np.uint8)
         texts.append((LABEL - GAP, top + head + side / 2, name, "right", "center", "black"))
-        for column, (image, words, framed) in enumerate(tiles):
+        for column, (image, text, framed) in enumerate(tiles):
             left, frame = LABEL + column * (side + GAP), FRAME * framed
             # An orange square, and the image on it, smaller where the frame is to be seen.
             strip[head:, left:left + side] = [int(ORANGE[k:k + 2], 16) for k in (1, 3, 5)]
@@ -100,7 +101,7 @@ def mosaic(rows, columns, side, caption, path):
             image = image.resize((side - 2 * frame,) * 2, Image.Resampling.NEAREST)
             strip[head + frame:len(strip) - frame, left + frame:left + side - frame] = image
             colour = ORANGE if framed else "black"
-            texts.append((left + side / 2, top + head - 3, words, "center", "bottom", colour))
+            texts.append((left + side / 2, top + head - 3, text, "center", "bottom", colour))
         strips.append(strip)
         top += len(strip)
     caption = wrapped(caption, 60, lines=12)
@@ -111,8 +112,8 @@ def mosaic(rows, columns, side, caption, path):
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(sheet, aspect="auto", interpolation="nearest")
     axes.set_axis_off()
-    for x, y, words, ha, va, colour in texts:
-        axes.text(x, y, words, ha=ha, va=va, color=colour, fontsize=letter * 72 / 200)
+    for x, y, text, ha, va, colour in texts:
+        axes.text(x, y, text, ha=ha, va=va, color=colour, fontsize=letter * 72 / 200)
     return save(figure, path, dpi=200)
 
 
@@ -141,39 +142,49 @@ def spaced(count, most):
     return np.linspace(0, count - 1, min(most, count)).round().astype(int)
 
 
-def montage(images, labels, confidences, truths, class_names, path):
+def is_wrong(picture):
+    """Whether the label of an image is known to be wrong."""
+    return picture.truth not in (None, picture.label)
+
+
+def montage(kept, class_names, path):
     """A row per class, from the most to the least confident of those kept; wrong ones are framed.
 
     Args:
-        images: uint8 (N, H, W, 3). labels: int (N,). confidences: (N,), 0..1. truths: N classes,
-            -1 for none of the classes and None where the truth is unknown.
+        kept: with .pixels, uint8 (H, W, 3), .label, .confidence, 0..1, and .truth, a class, -1 for
+            none of them, or None where it is unknown.
     """
     def tile(i):
-        return images[i], f"{confidences[i]:.3f}", truths[i] not in (None, labels[i])
+        return kept[i].pixels, f"{kept[i].confidence:.3f}", is_wrong(kept[i])
 
-    rows, more = class_rows(labels, confidences, class_names, "kept", lambda n: spaced(n, 8), tile)
+    labels = [picture.label for picture in kept]
+    rows, more = class_rows(labels, [picture.confidence for picture in kept], class_names, "kept",
+                            lambda n: spaced(n, 8), tile)
     caption = "Each row: kept images, from the most to the least confident."
-    if any(truth is not None for truth in truths):
+    if any(picture.truth is not None for picture in kept):
         caption += " Framed: wrong, as far as the truth is known."
-    kept = set(labels)
-    none = [str(name) for c, name in enumerate(class_names) if c not in kept]
+    classes = set(labels)
+    none = [str(name) for c, name in enumerate(class_names) if c not in classes]
     if none:
         caption += f" None kept: {', '.join(none[:12])}"
         caption += f" and {len(none) - 12:,} more." if len(none) > 12 else "."
     return mosaic(rows, 8, 96, caption + more, path)
 
 
-def mistakes(images, labels, confidences, truths, class_names, path):
+def mistakes(kept, class_names, path):
     """The most confident wrong ones of each class that has any. Arguments as montage's.
 
     Returns: the path, or None where no label is known to be wrong.
     """
-    def tile(i):
-        truth = class_names[truths[i]] if truths[i] >= 0 else "none"
-        return images[i], wrapped(truth, 10, lines=1), False
+    wrong = [picture for picture in kept if is_wrong(picture)]
 
-    wrong = [label if truth not in (None, label) else -1 for label, truth in zip(labels, truths)]
-    rows, more = class_rows(wrong, confidences, class_names, "wrong", lambda n: slice(5), tile)
+    def tile(i):
+        truth = class_names[wrong[i].truth] if wrong[i].truth >= 0 else "none"
+        return wrong[i].pixels, wrapped(truth, 10, lines=1), False
+
+    rows, more = class_rows([picture.label for picture in wrong],
+                            [picture.confidence for picture in wrong], class_names, "wrong",
+                            lambda n: slice(5), tile)
     caption = ("Left: what the teacher takes them for. Above: what they are; none: none of the "
                "classes. The most confident first.")
     return mosaic(rows, 5, 160, caption + more, path) if rows else None
@@ -224,8 +235,8 @@ def gallery(image, augment, operations, path):
         for sign in (1, -1) if operation.two_ways else (1,):
             tiles = [(image, "" if rows else "as is", False)]
             for M in levels:
-                shown = augment.test_single_operation(image, name, M, sign)
-                tiles.append((shown, "" if rows else str(M), False))
+                noisy = augment.test_single_operation(image, name, M, sign)
+                tiles.append((noisy, "" if rows else str(M), False))
             rows.append((name if sign > 0 else "other way", tiles))
     return mosaic(rows, len(levels) + 1, 64, "Numbers: the level, 0 the weakest.", path)
 
@@ -255,12 +266,12 @@ def confidence(histogram, threshold, path):
     figure, (axes,) = new_figure(3.4)
     bars, total = np.reshape(histogram, (50, 20)).sum(axis=1), int(np.sum(histogram))
     axes.stairs(bars, np.linspace(0, 100, 51), fill=True, color=SKY)
-    says = f"{total:,} images"
+    title = f"{total:,} images"
     if threshold is not None:
         above = np.sum(histogram[round(threshold * 1000):]) / max(total, 1)
         axes.axvline(100 * threshold, color=ORANGE, linewidth=2.5)
-        says = f"{100 * above:.0f} % of {says} are above the threshold, {100 * threshold:g} %"
-    axes.set(xlabel="the teacher's confidence, %", ylabel="images", xlim=(0, 100), title=says)
+        title = f"{100 * above:.0f} % of {title} are above the threshold, {100 * threshold:g} %"
+    axes.set(xlabel="the teacher's confidence, %", ylabel="images", xlim=(0, 100), title=title)
     axes.yaxis.set_major_formatter("{x:,.0f}")
     return save(figure, path)
 
@@ -347,7 +358,7 @@ def verdict(answer):
 
 
 @our_settings
-def answers(answers, path):
+def differences(answers, path):
     """A row per question: its answer, the difference with its interval, and each seed's."""
     figure, axes, starts = headed_rows([answer.question for answer in answers], 2,
                                        "difference in accuracy, points",
@@ -372,15 +383,15 @@ def line_charts(cells, title, heads, curves, **options):
         heads: a title for each panel. curves: of (panel, i, cell), the i-th cell's (x, y) pairs:
             first its line, then what is drawn thin or, where it is one point, hollow.
     """
-    more, shown = len(cells) - MAX_LINES, list(cells)[:MAX_LINES]
-    names = [wrapped(title(name)) for name in shown]
+    more, drawn_cells = len(cells) - MAX_LINES, list(cells.values())[:MAX_LINES]
+    names = [wrapped(title(name)) for name in list(cells)[:MAX_LINES]]
     legend = 0.4 + 0.21 * sum(name.count("\n") + 1 for name in names)
     figure, panels = new_figure(3.2 * len(heads) + legend, len(heads), **options)
     lines = {}
     for panel, (axes, head) in enumerate(zip(panels, heads)):
         axes.set_title(head)
-        for i, name in enumerate(shown):
-            for k, (x, y) in enumerate(curves(panel, i, cells[name])):
+        for i, cell in enumerate(drawn_cells):
+            for k, (x, y) in enumerate(curves(panel, i, cell)):
                 if k == 0:
                     lines[i], = axes.plot(x, y, markevery=max(1, len(x) // 8), **style(i))
                 else:
@@ -397,12 +408,13 @@ def learning_curves(cells, title, path):
     """Validation accuracy and training loss: each run to its own end, the mean while all ran."""
     def curves(panel, i, cell):
         key, scale = (("val_accuracy", 100), ("loss", 1))[panel]
-        found = []
+        seeds = []
         for m in cell.values():
             y = np.array([scale * float(row.get(key, np.nan)) for row in m.history])
-            found.append((m.steps_per_epoch * np.arange(1, len(y) + 1), y))
-        common = min(len(y) for _, y in found)
-        return [(found[0][0][:common], np.mean([y[:common] for _, y in found], axis=0)), *found]
+            seeds.append((m.steps_per_epoch * np.arange(1, len(y) + 1), y))
+        common = min(len(y) for _, y in seeds)
+        steps = seeds[0][0][:common]
+        return [(steps, np.mean([y[:common] for _, y in seeds], axis=0)), *seeds]
 
     heads = "accuracy on the validation images, %", "training loss, nats per image"
     figure, panels = line_charts(cells, title, heads, curves, sharex=True)
@@ -422,6 +434,12 @@ def tested(cell, kind):
     return [m.robust[kind] for m in cell.values() if m.robust.get(kind)]
 
 
+def kinds_of(cells):
+    """The kinds of robustness test that robustness() draws, and that any cell has results of."""
+    return [kind for kind in ("corrupted", "adversarial")
+            if any(tested(cell, kind) for cell in cells.values())]
+
+
 @our_settings
 def robustness(cells, title, path):
     """Accuracy by severity of corruption and by strength of attack, means over seeds."""
@@ -432,21 +450,26 @@ def robustness(cells, title, path):
         if kinds[panel] == "adversarial":
             curve = np.mean([[result["clean"], *result["fgsm"]] for result in results], axis=0)
             pgd = np.mean([result["pgd"] for result in results])
-            # Beside each other, since they would hide each other.
-            return [(range(6), 100 * curve), ([3 + 0.09 * (i - 3.5)], [100 * pgd])]
+            at = np.interp(results[0]["pgd_epsilon"], epsilons, range(len(epsilons)))
+            # PGD's points would hide each other: each cell's is a little aside.
+            return [(range(len(curve)), 100 * curve), ([at + 0.09 * (i - 3.5)], [100 * pgd])]
         errors = np.mean([list(result["errors"].values()) for result in results], axis=(0, 1))
         return [(range(1, 6), 100 - 100 * errors)]
 
-    says = {"corrupted": ("corrupted images: accuracy, %", range(1, 6),
-                          "severity, mean over the corruptions"),
-            "adversarial": ("attacked images: accuracy, % (hollow: PGD)",
-                            ("clean", 1, 2, 4, 8, 16),
-                            "FGSM: how far each pixel may move, of 255")}
-    kinds = [kind for kind in says if any(tested(cell, kind) for cell in cells.values())]
-    figure, panels = line_charts(cells, title, [says[kind][0] for kind in kinds], curves)
+    kinds = kinds_of(cells)
+    attacks = [result for cell in cells.values() for result in tested(cell, "adversarial")]
+    epsilons = [0, *attacks[0]["epsilons"]] if attacks else []
+    # What stands above a panel, along its axis, and below it.
+    labels = {"corrupted": ("corrupted images: accuracy, %", range(1, 6),
+                            "severity, mean over the corruptions"),
+              "adversarial": ("attacked images: accuracy, % (hollow: PGD)",
+                              ["clean", *epsilons[1:]],
+                              "FGSM: how far each pixel may move, of 255")}
+    figure, panels = line_charts(cells, title, [labels[kind][0] for kind in kinds], curves)
     for axes, kind in zip(panels, kinds):
-        axes.set_xticks(range(kind == "corrupted", 6), says[kind][1])
-        axes.set_xlabel(says[kind][2])
+        first = 1 if kind == "corrupted" else 0
+        axes.set_xticks(range(first, first + len(labels[kind][1])), labels[kind][1])
+        axes.set_xlabel(labels[kind][2])
     return save(figure, path)
 
 
@@ -499,9 +522,9 @@ def name_classes(set_ticks, class_names, **options):
 def confusion(cells, title, class_names, path):
     """Which class is taken for which, over all seeds: the first cell and the most accurate."""
     average = {name: mean(cell, "accuracy") for name, cell in cells.items()}
-    shown = list(dict.fromkeys([next(iter(cells)), max(average, key=average.get)]))
-    figure, panels = new_figure(6 * len(shown), len(shown))
-    for axes, name in zip(panels, shown):
+    names = list(dict.fromkeys([next(iter(cells)), max(average, key=average.get)]))
+    figure, panels = new_figure(6 * len(names), len(names))
+    for axes, name in zip(panels, names):
         counts = np.zeros((len(class_names),) * 2)
         for measured in cells[name].values():
             np.add.at(counts, (measured.y, measured.probabilities.argmax(axis=1)), 1)
@@ -518,43 +541,44 @@ def confusion(cells, title, class_names, path):
     return save(figure, path)
 
 
-# draw_all has an argument of the same name.
-draw_answers = answers
+def drawn(draw, path):
+    """[path] of a picture, or [], and a warning, where it fails: no work is lost for a picture.
 
-
-def drawn(draw, *arguments):
-    """[path] of a picture, or [], and a warning, where it fails: no work is lost for a picture."""
+    Args:
+        draw: of the path, returns it, or None where there is nothing to draw.
+    """
     try:
-        path = draw(*arguments)
-        return [path] if path else []
+        return [path] if draw(path) else []
     except Exception as error:
-        print(f"warning: {arguments[-1]} is not drawn ({type(error).__name__}: {error})")
+        print(f"warning: {path} is not drawn ({type(error).__name__}: {error})")
         return []
 
 
-def draw_labels(folder, images, labels, confidences, truths, class_names, histogram, threshold):
-    """The pictures of step 2. Returns: their paths."""
-    folder, kept = pathlib.Path(folder), (images, labels, confidences, truths, class_names)
-    return [*drawn(montage, *kept, folder / "montage.png"),
-            *drawn(confidence, histogram, threshold, folder / "confidence.png"),
-            *drawn(mistakes, *kept, folder / "mistakes.png")]
+def draw_labels(folder, kept, class_names, histogram, threshold):
+    """The pictures of step 2. Returns: their paths.
+
+    Args: as montage's and confidence's.
+    """
+    pictures = {"montage": partial(montage, kept, class_names),
+                "confidence": partial(confidence, histogram, threshold),
+                "mistakes": partial(mistakes, kept, class_names)}
+    return [path for name, draw in pictures.items()
+            for path in drawn(draw, pathlib.Path(folder) / f"{name}.png")]
 
 
 def draw_all(cells, title, answers, labellings, class_names, out):
-    """The pictures of step 5 that there is something to show for. Returns: their paths."""
-    curves = any(tested(cell, kind) for cell in cells.values()
-                 for kind in ("corrupted", "adversarial"))
-    pictures = []
-    for name, there, draw, *arguments in (
-            ("accuracy", cells, accuracies, cells, title),
-            ("answers", answers, draw_answers, answers),
-            ("learning_curves", cells, learning_curves, cells, title),
-            ("robustness", curves, robustness, cells, title),
-            ("pseudo_labels", labellings, pseudo_labels, labellings),
-            ("confusion", cells, confusion, cells, title, class_names)):
+    """The pictures of step 5, as far as there is something to draw. Returns: their paths."""
+    pictures = {"accuracy": partial(accuracies, cells, title),
+                "answers": partial(differences, answers) if answers else None,
+                "learning_curves": partial(learning_curves, cells, title),
+                "robustness": partial(robustness, cells, title) if kinds_of(cells) else None,
+                "pseudo_labels": partial(pseudo_labels, labellings) if labellings else None,
+                "confusion": partial(confusion, cells, title, class_names)}
+    paths = []
+    for name, draw in pictures.items():
         path = pathlib.Path(out) / f"{name}.png"
         # One of other tables must not stand beside these.
         path.unlink(missing_ok=True)
-        if there:
-            pictures += drawn(draw, *arguments, path)
-    return pictures
+        if draw:
+            paths += drawn(draw, path)
+    return paths

@@ -10,7 +10,6 @@ import os
 import pathlib
 import secrets
 import sys
-import tempfile
 from concurrent.futures import BrokenExecutor
 
 import filelock
@@ -20,8 +19,6 @@ import numpy as np
 UNFINISHED = ".unfinished-"
 # Folders that this process writes to, and the locks that keep them.
 OCCUPIED = {}
-# Of several processes that train one network, only the first one writes: whether this one does.
-WRITER = {"here": True}
 
 
 class UserError(ValueError):
@@ -63,10 +60,6 @@ def whole_file(path):
     Two processes may write the same file, where neither occupies its folder: the last one's stays.
     """
     path = pathlib.Path(path)
-    if not WRITER["here"]:
-        with tempfile.TemporaryDirectory() as folder:
-            yield pathlib.Path(folder) / path.name
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{UNFINISHED}{path.name}")
     if not OCCUPIED.keys() & set(path.resolve().parents):
@@ -88,8 +81,6 @@ def whole_file(path):
 
 def occupy(folder, flag="--log-dir"):
     """Keeps a folder for this process."""
-    if not WRITER["here"]:
-        return
     folder = pathlib.Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / ".lock", is_singleton=True)

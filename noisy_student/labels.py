@@ -290,9 +290,8 @@ def save_labels(run, rule, kept, index, record, temperature):
     # Imported late: the work is done when it is time for pictures.
     from noisy_student import figures
 
-    confidences = [picture.confidence for picture in kept]
-    pictures = figures.draw_labels(run.folder, pixels, hard, confidences, truths, class_names,
-                                   record.histogram, None if rule.share else rule.threshold)
+    pictures = figures.draw_labels(run.folder, kept, class_names, record.histogram,
+                                   None if rule.share else rule.threshold)
     print(f"pictures: {', '.join(map(str, pictures))}")
     print(f"Next: python data_generator.py --pseudo {run.folder}, "
           "with the teacher's --data and other flags")

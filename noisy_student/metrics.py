@@ -1,4 +1,4 @@
-"""How right, how sure, and how sure of that. Imports no Keras.
+"""Accuracy, calibration, confidence intervals, and copies of images. Imports no Keras.
 
 SciPy takes a second or two to import, so that only what needs it does.
 """
@@ -7,14 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Temperatures that are searched.
+# The search for a temperature stays between these.
 COLDEST, HOTTEST = 0.05, 20
-# As Guo et al. 2017.
+# Bins of the expected calibration error, as in Guo et al. 2017.
 ECE_BINS = 15
-# Two images show the same picture if their perceptual hashes differ in so few of 63 bits and their
-# pixels correlate so well. Both were set by looking at pairs of CIFAR-10's test and training
-# images: of 192 found so, all but about seven show the same picture. More bits bring in plain skies
-# with an aeroplane each; of those that correlate less, most are the same picture, too.
+# Two images show the same picture if their perceptual hashes differ in at most BITS_APART of 63
+# bits and their pixels correlate by ALIKE or more. Both were set by looking at pairs of CIFAR-10's
+# test and training images: all but about seven of the 192 pairs show the same picture. With more
+# bits, different aeroplanes in plain skies match. Most pairs that correlate less are copies, too:
+# these are missed.
 BITS_APART, ALIKE = 10, 0.9
 # Among images that were labelled one by one, copies are at most this share, or few; and where they
 # seem to be more, this share of them may still pass for copies.
@@ -56,7 +57,7 @@ class Temperature(NamedTuple):
 
     @property
     def at_bound(self):
-        # Not quite, after logarithm and exponential.
+        # Logarithm and exponential do not give an end back exactly.
         return self.low < 1.001 * COLDEST or self.high > 0.999 * HOTTEST
 
     def __str__(self):
@@ -159,8 +160,8 @@ def mcnemar(only_first, only_second):
 def covariance_over_images(means, products, images):
     """Covariance between seeds of their mean differences, if other images were tested.
 
-    Half an image more each way that only one network has right, as in Agresti and Min 2005: where
-    few images were tested, networks that never disagree are not known to be the same.
+    It adds half an image that only the first network has right, and half a one that only the second
+    has, as in Agresti and Min 2005: networks that agree on a few images need not be the same.
 
     Args:
         means: float (..., S), each seed's mean difference. products: float (..., S, S), the mean
@@ -193,7 +194,7 @@ def interval_over_seeds(per_seed, covariance):
     # Variance and degrees of freedom.
     candidates = [(over_images, np.inf)]
     if seeds > 1:
-        # Not quite 0, where seeds agree: it is divided by.
+        # Where all seeds agree, the variance is 0, and it is divided by.
         over_seeds = np.maximum(per_seed.var(axis=-1, ddof=1) / seeds, 1e-12)
         own = np.trace(covariance, axis1=-2, axis2=-1) / seeds
         shared = np.maximum(0, (seeds * over_images - own) / (seeds - 1))
@@ -266,7 +267,7 @@ def perceptual_hash(x):
         # mean(axis=3) would take ten times as long.
         red, green, blue = x[start:start + 512].transpose(3, 0, 1, 2).astype(np.float32)
         grey = (red + green + blue) / 3
-        # Without the first, which is the mean brightness.
+        # The first wave is left out: it is the mean brightness.
         strength = (waves @ grey @ waves.T).reshape(len(grey), 64)[:, 1:]
         above = strength > np.median(strength, axis=1, keepdims=True)
         hashes[start:start + 512] = (above * bit).sum(axis=1, dtype=np.uint64)
@@ -274,7 +275,7 @@ def perceptual_hash(x):
 
 
 def correlation(a, b):
-    """Of the pixels of pairs of images, uint8 (P, 32, 32, 3) each: float (P,)."""
+    """Pearson's correlation of the pixels of pairs of images, uint8 (P, 32, 32, 3): float (P,)."""
     a = a.reshape(len(a), a[0].size if len(a) else 1).astype(np.float64)
     b = b.reshape(a.shape).astype(np.float64)
     a -= a.mean(axis=1, keepdims=True)
@@ -318,9 +319,9 @@ def near_copies(x, known, hashes=None, alike=ALIKE, own=None):
     """
     best, theirs = {}, perceptual_hash(known) if hashes is None else hashes
     for mirrored in (False, True):
-        shown = x[:, :, ::-1] if mirrored else x
-        ours = perceptual_hash(shown)
-        # So few at a time stay in the processor's cache.
+        images = x[:, :, ::-1] if mirrored else x
+        ours = perceptual_hash(images)
+        # 16 at a time stay in the processor's cache.
         for start in range(0, len(ours), 16):
             close = np.bitwise_count(ours[start:start + 16, None] ^ theirs[None]) <= BITS_APART
             if not close.any():
@@ -329,9 +330,9 @@ def near_copies(x, known, hashes=None, alike=ALIKE, own=None):
             i += start
             if own is not None:
                 i, j = i[own[i] != j], j[own[i] != j]
-            for a, b, like in zip(i, j, correlation(shown[i], known[j])):
+            for a, b, like in zip(i, j, correlation(images[i], known[j])):
                 if like >= alike and like > best.get(a, (0, 0))[0]:
                     best[a] = like, b
-    found = sorted(((like, a, b) for a, (like, b) in best.items()), reverse=True)
-    pairs = np.array([(a, b) for _, a, b in found], dtype=np.int64).reshape(-1, 2)
-    return pairs, np.array([like for like, _, _ in found])
+    copies = sorted(((like, a, b) for a, (like, b) in best.items()), reverse=True)
+    pairs = np.array([(a, b) for _, a, b in copies], dtype=np.int64).reshape(-1, 2)
+    return pairs, np.array([like for like, _, _ in copies])

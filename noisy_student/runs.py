@@ -12,7 +12,6 @@ import numpy as np
 # normalization: its layer must be known to load a network that has it.
 from noisy_student import normalization, onednn  # noqa: F401
 from noisy_student.files import (
-    WRITER,
     UserError,
     occupy,
     read_arrays,
@@ -24,7 +23,7 @@ from noisy_student.files import (
     write_json,
 )
 
-# Of a training that is under way.
+# The state of a training that is under way.
 BACKUP = "backup.npz"
 # Arguments that do not change what comes of a run.
 WHERE = ("log_dir", "out", "data", "pseudo", "teacher", "truth", "workers", "tensorboard", "engine",
@@ -41,9 +40,9 @@ class Run:
     script: str
     # What was chosen on the command line, without paths, and with the recipe's values filled in.
     arguments: dict
-    # Its data and split, and of a student the pseudo-labels: sha256 values.
+    # sha256 values of its data and split, and of the pseudo-labels that a student learns from.
     made_from: dict
-    # Of a student or its labels: how the labels and their teacher were made, as far as it goes.
+    # How the labels of a student, and their teacher, were made, as far as that is known.
     taught_by: dict = None
     versions: dict = field(default_factory=dict)
     # What came of it, once it is finished, and the sha256 of its files.
@@ -69,8 +68,6 @@ class Run:
 
     def finish(self, **results):
         """Keeps the results, and the sha256 of every array, network and table in the folder."""
-        if not WRITER["here"]:
-            return
         files = [path for path in sorted(self.path("").iterdir())
                  if path.suffix in KEPT and path.name != BACKUP]
         self.sha256 = {path.name: sha256(path) for path in files}
@@ -95,45 +92,22 @@ class Run:
         return load_network(self.check("model.keras"))
 
     def save_predictions(self, **predictions):
-        """Keeps what a network says: for each name (probabilities (N, C), classes int (N,)).
-
-        As logarithms of 16 bits, a fifth of a megabyte for 10,000 images. The most probable class
-        stays the most probable one.
-        """
+        """Keeps what a network says: for each name (probabilities (N, C), classes int (N,))."""
         arrays = {}
         for name, (probabilities, y) in predictions.items():
-            arrays[name], arrays[f"y_{name}"] = as_logarithms(probabilities), y.astype(np.int16)
+            arrays[name], arrays[f"y_{name}"] = probabilities.astype(np.float32), y.astype(np.int16)
         write_arrays(self.path("predictions.npz"), **arrays)
 
     def predictions(self, name):
-        """What save_predictions kept: float32 (N, C), int64 (N,).
-
-        Raises: UserError, where they are none, or not those that run.json tells of.
-        """
+        """What save_predictions kept: float32 (N, C), int64 (N,). Raises: UserError, for none."""
         arrays = self.arrays("predictions.npz")
         with reading(self.path("predictions.npz")):
-            p, y = np.exp(arrays[name].astype(np.float64)), arrays[f"y_{name}"].astype(np.int64)
-            total, (_, classes) = p.sum(axis=1, keepdims=True), p.shape
-            # No comparison with NaN is true.
-            if not (abs(total - 1) < 0.01).all() or not ((0 <= y) & (y < classes)).all():
-                raise ValueError("no probabilities of classes")
-            accuracy = float((p.argmax(axis=1) == y).mean())
-            if name == "test" and accuracy != self.results.get("test_accuracy", accuracy):
-                raise ValueError(f"accuracy {accuracy}, and another one in run.json")
-            return (p / total).astype(np.float32), y
-
-
-def as_logarithms(probabilities):
-    """Probabilities (N, C) -> their logarithms, float16, with the same most probable classes."""
-    tiny = np.finfo(np.float32).tiny
-    logarithms = np.log(np.maximum(probabilities, tiny)).astype(np.float16)
-    rows, best = np.arange(len(probabilities)), probabilities.argmax(axis=1)
-    # Two classes that differ by less than 16 bits can tell: the second one steps back.
-    others = logarithms.copy()
-    others[rows, best] = -np.inf
-    ties = others >= logarithms[rows, best][:, None]
-    below = np.nextafter(logarithms, np.float16(-np.inf))
-    return np.where(ties, np.minimum(logarithms, below), logarithms)
+            p, y = arrays[name], arrays[f"y_{name}"].astype(np.int64)
+            if p.dtype == np.float16:
+                # Version 1.0.0 kept logarithms of 16 bits.
+                p = np.exp(p.astype(np.float64))
+                p = (p / p.sum(axis=1, keepdims=True)).astype(np.float32)
+            return p, y
 
 
 def load_network(path):
@@ -143,12 +117,12 @@ def load_network(path):
 
 
 def as_json(content):
-    """As it will come back from a file: tuples as lists, and so on."""
+    """What a file will give back: lists in place of tuples, and so on."""
     return json.loads(json.dumps(content))
 
 
 def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir"):
-    """A new run in a folder, or the one that is there already, finished or not.
+    """A new run in a folder, or the run that the folder holds already, finished or not.
 
     The folder belongs to this process until it ends, however it ends.
 
@@ -175,12 +149,6 @@ def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir"
         if worth_keeping and differs:
             raise UserError(f"{folder} holds another run ({'; '.join(differs)}): "
                             f"choose another {flag}, or delete that folder")
-        for key, now in versions.items() if worth_keeping and not old.finished else ():
-            was = old.versions.get(key, "unknown").split(", ")
-            if now not in was:
-                print(f"warning: {folder} was begun with {key} {', '.join(was)} and goes on with "
-                      f"{now}: what comes of it may differ in the last bits")
-                old.versions[key] = ", ".join([*was, now])
         if worth_keeping:
             return old
     run.save()
@@ -198,9 +166,9 @@ def differences(old, new):
     A data set may move, and so may what is labelled, whose name and size stay.
     """
     was, now = ({"script": run.script, **run.made_from, **run.arguments} for run in (old, new))
-    for made in (was, now):
-        if "images" in made:
-            made["images"] = names_of(made["images"])
+    for run in (was, now):
+        if "images" in run:
+            run["images"] = names_of(run["images"])
     return [f"{key} {was.get(key)} there, {now.get(key)} here" for key in {**was, **now}
             if was.get(key) != now.get(key) and key != "data"]
 

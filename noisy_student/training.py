@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from noisy_student import backend
-from noisy_student.files import WRITER, UserError, read_arrays, reading, whole_file, write_arrays
+from noisy_student.files import UserError, read_arrays, reading, whole_file, write_arrays
 from noisy_student.runs import BACKUP, save_network
 
 # Images that a network looks at together when it does not learn.
@@ -161,7 +161,7 @@ def duration(seconds):
 
 
 def tensorboard_callbacks(run, wanted):
-    if not wanted or not WRITER["here"]:
+    if not wanted:
         return []
     try:
         import tensorboard  # noqa: F401

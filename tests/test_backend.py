@@ -2,18 +2,16 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import keras
 import pytest
-from conftest import PROGRAMS, ROOT, TINY
+from conftest import PROGRAMS, ROOT
 
-from noisy_student import backend, runs
+from noisy_student import backend
 from noisy_student.files import UserError
 from noisy_student.gpu import Card
-from noisy_student.training import read_history
 
 
 def begin(program, *words, **environment):
@@ -105,30 +103,6 @@ def test_two_devices_share_a_batch_and_learn_the_same(name):
     assert any("cannot share 41 validation images in batches of 256" in line for line in said)
     (one, two), difference = json.loads(said[-1])
     assert len(set(one)) == 6 and one == pytest.approx(two, abs=1e-4) and difference < 1e-3
-
-
-def test_two_processes_share_a_batch_and_learn_the_same(toy, tmp_path):
-    pytest.importorskip("jax")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    many = [{"KERAS_DISTRIBUTION_JOB_ADDRESSES": f"localhost:{port}",
-             "KERAS_DISTRIBUTION_NUM_PROCESSES": "2", "KERAS_DISTRIBUTION_PROCESS_ID": str(i)}
-            for i in range(2)]
-    words = ["--data", toy, *TINY, "--num-labeled", "80", "--pseudo", "none", "--noise", "input",
-             "--devices", "all", "--log-dir"]
-    on_cpu = {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    alone, first, second = (
-        begin(ROOT / "data_generator.py", *words, tmp_path / name, **on_cpu, **environment)
-        for name, environment in (("alone", {}), ("two", many[0]), ("two", many[1])))
-    assert not any("epoch" in line for line in lines(second))
-    assert "2 devices, 8 images of each batch on each" in lines(first)
-    lines(alone)
-    one, two = (runs.finished(tmp_path / name, "") for name in ("alone", "two"))
-    for a, b in zip(*(read_history(run.check("history.csv")) for run in (one, two))):
-        assert a == pytest.approx(b, abs=1e-3)
-    assert one.predictions("test")[0] == pytest.approx(two.predictions("test")[0], abs=1e-3)
-    assert set(one.sha256) == set(two.sha256)
 
 
 def test_pytorch_has_no_shared_batches(monkeypatch):

@@ -213,7 +213,7 @@ def test_what_a_run_leaves_behind(teacher, toy):
                          ("validation", data.validation())):
         probabilities, y = run.predictions(name)
         said = predict(model, x)
-        assert probabilities == pytest.approx(said, abs=2e-3)
+        assert probabilities == pytest.approx(said, abs=1e-6)
         assert (probabilities.argmax(1) == said.argmax(1)).all() and (y == t.argmax(1)).all()
         if name == "test":
             assert (run.results["test_loss"], run.results["test_accuracy"]) == score(said, t)
@@ -271,7 +271,7 @@ def test_bfloat16_run_reads_like_any_other(toy, tmp_path, monkeypatch):
     assert convolution.compute_dtype == "bfloat16" and convolution.kernel.dtype == "float32"
     said = predict(run.model(), data.x_test)
     assert said.dtype == np.float32 and said.sum(axis=1) == pytest.approx(1, abs=1e-5)
-    assert run.predictions("test")[0] == pytest.approx(said, abs=2e-3)
+    assert run.predictions("test")[0] == pytest.approx(said, abs=1e-6)
     assert run.results["test_accuracy"] == score(said, data.one_hot(data.y_test))[1]
 
 

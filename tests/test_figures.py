@@ -29,7 +29,8 @@ def measured(accuracy=0.5, seed=0, classes=4, images=400, epochs=6):
                for epoch in range(epochs)]
     errors = {kind: [1 - accuracy + 0.02 * severity + more for severity in range(5)]
               for kind, more in (("fog", 0), ("gaussian_blur", 0.01), ("pixelate", 0.02))}
-    attacked = {"clean": accuracy, "fgsm": [accuracy / k for k in (2, 3, 4, 5, 6)], "pgd": 0.07}
+    attacked = {"clean": accuracy, "epsilons": [1, 2, 4, 8, 16],
+                "fgsm": [accuracy / k for k in (2, 3, 4, 5, 6)], "pgd_epsilon": 4, "pgd": 0.07}
     return SimpleNamespace(
         accuracy=accuracy, interval=(accuracy - 0.05, accuracy + 0.04), right=right, y=y,
         probabilities=probabilities, calibrated=probabilities, ece=0.1, calibrated_ece=0.05,
@@ -90,6 +91,12 @@ def plain_images(shades):
     return np.stack([np.full((32, 32, 3), shade, np.uint8) for shade in shades])
 
 
+def pictures_of(images, labels, confidences, truths):
+    """What was kept, as step 2 hands it on."""
+    return [SimpleNamespace(pixels=pixels, label=label, confidence=confidence, truth=truth)
+            for pixels, label, confidence, truth in zip(images, labels, confidences, truths)]
+
+
 def shades(tiles):
     """The red of the first pixel of every tile."""
     return [int(np.asarray(image)[0, 0, 0]) for image, _, _ in tiles]
@@ -135,16 +142,17 @@ def test_pictures_of_step_5_are_drawn_whatever_names_there_are(their_own, tmp_pa
 
 @pytest.mark.filterwarnings("error")
 def test_pictures_of_step_2_are_drawn_whatever_names_there_are(tmp_path, capsys):
-    kept = plain_images(range(8)), np.arange(8) % 4, np.ones(8), [0, 1, 2, 3, 3, 2, 1, 0], NAMES
-    pictures = figures.draw_labels(tmp_path, *kept, np.ones(1000, int), 0.75)
+    kept = pictures_of(plain_images(range(8)), np.arange(8) % 4, np.ones(8),
+                       [0, 1, 2, 3, 3, 2, 1, 0])
+    pictures = figures.draw_labels(tmp_path, kept, NAMES, np.ones(1000, int), 0.75)
     assert capsys.readouterr().out == ""
     assert [path.stem for path in pictures] == ["montage", "confidence", "mistakes"]
     assert all(image_of(path).std() > 0 for path in pictures)
 
 
 def test_step_2_has_no_picture_of_mistakes_where_no_truth_is_known(tmp_path, capsys):
-    kept = plain_images(range(8)), np.arange(8) % 4, np.ones(8), [None] * 8, NAMES
-    pictures = figures.draw_labels(tmp_path, *kept, np.ones(1000, int), 0.75)
+    kept = pictures_of(plain_images(range(8)), np.arange(8) % 4, np.ones(8), [None] * 8)
+    pictures = figures.draw_labels(tmp_path, kept, NAMES, np.ones(1000, int), 0.75)
     assert [path.name for path in pictures] == ["montage.png", "confidence.png"]
     assert capsys.readouterr().out == ""
 
@@ -163,23 +171,25 @@ def test_a_picture_that_fails_is_a_warning_and_the_others_are_drawn(tmp_path, ca
 
 def test_the_pixels_of_an_image_are_in_the_file(tmp_path):
     image = np.random.default_rng(0).integers(256, size=(1, 32, 32, 3), dtype=np.uint8)
-    pixels = image_of(figures.montage(image, [0], [0.9], [None], ["cat"], tmp_path / "a.png"))
+    kept = pictures_of(image, [0], [0.9], [None])
+    pixels = image_of(figures.montage(kept, ["cat"], tmp_path / "a.png"))
     enlarged = image[0].repeat(3, axis=0).repeat(3, axis=1)
     column = pixels[:, figures.LABEL:figures.LABEL + 96]
     assert any((column[top:top + 96] == enlarged).all() for top in range(len(pixels) - 96))
 
 
 def test_an_image_that_is_wrong_has_an_orange_frame(tmp_path):
-    path = figures.montage(plain_images([10] * 2), [0, 0], [0.9, 0.8], [0, 3], NAMES,
-                           tmp_path / "a.png")
+    kept = pictures_of(plain_images([10] * 2), [0, 0], [0.9, 0.8], [0, 3])
+    path = figures.montage(kept, NAMES, tmp_path / "a.png")
     _, xs = np.nonzero((image_of(path) == [0xd5, 0x5e, 0]).all(axis=2))
     second = figures.LABEL + 96 + figures.GAP
     assert (xs.min(), xs.max()) == (second, second + 95)
 
 
 def test_a_montage_goes_from_the_most_to_the_least_confident(mosaics):
-    figures.montage(plain_images([10, 20, 30, 40, 50]), [3, 0, 3, 0, 3],
-                    [0.8, 0.9, 0.99, 0.95, 0.7], [None] * 5, NAMES, "a.png")
+    kept = pictures_of(plain_images([10, 20, 30, 40, 50]), [3, 0, 3, 0, 3],
+                       [0.8, 0.9, 0.99, 0.95, 0.7], [None] * 5)
+    figures.montage(kept, NAMES, "a.png")
     ((rows, caption),) = mosaics
     assert [(label, shades(tiles)) for label, tiles in rows] == [
         ("cat\n2 kept", [40, 20]), ("$\\frac{$\n3 kept", [30, 10, 50])]
@@ -188,8 +198,8 @@ def test_a_montage_goes_from_the_most_to_the_least_confident(mosaics):
 
 
 def test_a_montage_frames_what_is_known_to_be_wrong(mosaics):
-    figures.montage(plain_images([10] * 4), np.zeros(4, int), [0.9, 0.8, 0.7, 0.6],
-                    [0, 3, None, -1], NAMES, "a.png")
+    kept = pictures_of(plain_images([10] * 4), [0] * 4, [0.9, 0.8, 0.7, 0.6], [0, 3, None, -1])
+    figures.montage(kept, NAMES, "a.png")
     (((_, tiles),), caption), = mosaics
     assert [framed for *_, framed in tiles] == [False, True, False, True]
     assert "Framed: wrong" in caption
@@ -197,15 +207,16 @@ def test_a_montage_frames_what_is_known_to_be_wrong(mosaics):
 
 def test_a_montage_of_many_classes_says_what_it_leaves_out(mosaics):
     labels, images = np.arange(2000) % 1000, np.zeros((2000, 1, 1, 3), np.uint8)
-    figures.montage(images, labels, np.linspace(1, 0, 2000), labels.tolist(),
-                    [f"class {c}" for c in range(1010)], "a.png")
+    kept = pictures_of(images, labels, np.linspace(1, 0, 2000), labels)
+    figures.montage(kept, [f"class {c}" for c in range(1010)], "a.png")
     ((rows, caption),) = mosaics
     assert len(rows) == 40 and "960 more classes are not drawn" in caption
 
 
 def test_mistakes_are_the_most_confident_wrong_ones_under_what_they_are(mosaics):
-    figures.mistakes(plain_images([1, 2, 3, 4, 5, 6, 7]), [0, 0, 0, 0, 1, 1, 1],
-                     [0.9, 0.8, 0.85, 1, 1, 0.7, 0.6], [0, 2, -1, None, 1, 0, 0], NAMES, "a.png")
+    kept = pictures_of(plain_images([1, 2, 3, 4, 5, 6, 7]), [0, 0, 0, 0, 1, 1, 1],
+                       [0.9, 0.8, 0.85, 1, 1, 0.7, 0.6], [0, 2, -1, None, 1, 0, 0])
+    figures.mistakes(kept, NAMES, "a.png")
     ((rows, _),) = mosaics
     assert [label for label, _ in rows] == ["cat\n2 wrong", "A$_$B\n2 wrong"]
     assert [(shade, word) for _, tiles in rows for shade, (_, word, _) in zip(
@@ -269,7 +280,7 @@ def test_accuracies_have_each_mean_as_a_number(tmp_path, saved):
     (make_answer(0.04, -1, 1, shown=False), "not shown +0.0"),
     (make_answer(-0.04, -1, 1, shown=False, per_seed=[-0.04]), "one seed +0.0")])
 def test_an_answer_is_a_word_and_its_points(answer, word, tmp_path, saved):
-    figures.answers([answer], tmp_path / "a.png")
+    figures.differences([answer], tmp_path / "a.png")
     assert word in words(saved[0])
 
 
@@ -299,6 +310,17 @@ def test_robustness_is_the_accuracy_under_each_attack(tmp_path, saved):
     fgsm, pgd = saved[0].axes[1].lines
     assert fgsm.get_ydata() == pytest.approx([40, 20, 40 / 3, 10, 8, 40 / 6])
     assert pgd.get_ydata() == pytest.approx([7])
+
+
+def test_a_lesson_with_other_attacks_has_its_own_axis(tmp_path, saved):
+    cells = make_cells(1, seeds=[0])
+    cells["cell0"][0].robust = {"adversarial": {
+        "clean": 0.5, "epsilons": [2, 6], "fgsm": [0.4, 0.3], "pgd_epsilon": 4, "pgd": 0.2}}
+    figures.robustness(cells, str, tmp_path / "a.png")
+    (axes,) = saved[0].axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["clean", "2", "6"]
+    # Half way between 2 and 6, but for what keeps the points apart.
+    assert axes.lines[1].get_xdata() == pytest.approx([1.5], abs=0.4)
 
 
 def test_pseudo_labels_are_as_right_as_they_are(tmp_path, saved):

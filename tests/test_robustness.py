@@ -116,9 +116,9 @@ def test_an_attack_on_a_linear_network_is_as_strong_as_it_can_be(network, photos
 
 
 def test_columns_name_each_attack():
-    columns = robustness.accuracy_by_attack({"fgsm": [0.5, 0.4, 0.3, 0.2, 0.1], "pgd": 0.25})
-    assert columns == {"FGSM 1/255": 0.5, "FGSM 2/255": 0.4, "FGSM 4/255": 0.3, "FGSM 8/255": 0.2,
-                       "FGSM 16/255": 0.1, "PGD 4/255": 0.25}
+    columns = robustness.accuracy_by_attack({"epsilons": [1, 8], "fgsm": [0.5, 0.2],
+                                             "pgd_epsilon": 4, "pgd": 0.25})
+    assert columns == {"FGSM 1/255": 0.5, "FGSM 8/255": 0.2, "PGD 4/255": 0.25}
 
 
 # --- the tests ------------------------------------------------------------------------------------
