@@ -320,6 +320,14 @@ def robustness(doc, argv=None):
     return args
 
 
+def flags_of(script):
+    """The names of the flags of step 1, 2 or 4, given its script, as a run keeps them."""
+    parse, least = {"cifar10_resnet50.py": (teacher, ""),
+                    "imagenet_dummy_label.py": (labelling, "rest"),
+                    "data_generator.py": (student, "--pseudo none --like none")}[script]
+    return set(vars(parse("", least.split())))
+
+
 def prediction(doc, argv=None):
     """The command line of predict.py."""
     flags = parser(doc)

@@ -541,16 +541,18 @@ def confusion(cells, title, class_names, path):
     return save(figure, path)
 
 
-def drawn(draw, path):
+def drawn(draw, *arguments):
     """[path] of a picture, or [], and a warning, where it fails: no work is lost for a picture.
 
     Args:
-        draw: of the path, returns it, or None where there is nothing to draw.
+        draw: a function whose last argument is the path. It returns the path, or None where there
+            is nothing to draw.
     """
     try:
-        return [path] if draw(path) else []
+        path = draw(*arguments)
+        return [path] if path else []
     except Exception as error:
-        print(f"warning: {path} is not drawn ({type(error).__name__}: {error})")
+        print(f"warning: {arguments[-1]} is not drawn ({type(error).__name__}: {error})")
         return []
 
 

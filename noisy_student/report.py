@@ -11,6 +11,7 @@ import shlex
 
 from markdown_it import MarkdownIt
 
+from noisy_student import arguments
 from noisy_student.files import sha256, whole_file
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -134,16 +135,19 @@ def commands(trainings, labellings):
                 where = ["--pseudo", labels.get(made_from.get("pseudo_sha256"), "FOLDER"), *where]
             elif "noise" in run.arguments:
                 where = ["--pseudo", "none", *where]
-        lines.append(shlex.join(["python", run.script, *as_words(run.arguments), *where,
-                                 run.folder]))
+        lines.append(shlex.join(["python", run.script, *as_words(run), *where, run.folder]))
     return lines
 
 
-def as_words(arguments):
-    """What was chosen for a run, as on its command line."""
-    words = list(map(str, arguments.get("images", ())))
-    for key, value in arguments.items():
-        if key == "images" or value is None or value is False:
+def as_words(run):
+    """What was chosen for a run, as on its command line.
+
+    A recipe has values that are no flags: they come with its name.
+    """
+    flags = arguments.flags_of(run.script)
+    words = list(map(str, run.arguments.get("images", ())))
+    for key, value in run.arguments.items():
+        if key == "images" or key not in flags or value is None or value is False:
             continue
         words.append(f"--{key.replace('_', '-')}")
         if value is not True:

@@ -4,10 +4,12 @@ import base64
 import html.parser
 import os
 import shlex
+from dataclasses import asdict
 
 import pytest
 from PIL import Image
 
+from cifar10_resnet50 import recipe_of
 from noisy_student import arguments, report, runs
 
 ANSWERS = ("## The answers\n\nSays.\n\n| question | answer |\n| -- | -- |\n"
@@ -127,7 +129,7 @@ def test_names_that_are_no_unicode(write):
 
 
 def words_of(run, *others):
-    """The words of a run's command, behind the script, if others were made, too."""
+    """The words of a run's command after the script, where others were made, too."""
     lines = report.commands(*([r for r in (run, *others) if r.trained is trained]
                               for trained in (True, False)))
     (line,) = [line for line in lines if line.endswith(shlex.quote(run.folder))]
@@ -141,11 +143,17 @@ def as_chosen(run):
     return {key: value for key, value in run.arguments.items() if key != "classes"}
 
 
-def test_commands_ask_for_what_was_made(teacher, pseudo):
+def test_a_teachers_command_asks_for_what_was_made(teacher):
+    run = runs.read(teacher)
+    again = vars(arguments.teacher("", words_of(run)))
+    # Values of the recipe that are no flags come with its name.
+    chosen = runs.as_json({**again, **asdict(recipe_of(again, labelled=72))})
+    assert {key: chosen[key] for key in as_chosen(run)} == as_chosen(run)
+    assert again["data"] == run.made_from["data"] and again["log_dir"] == run.folder
+
+
+def test_a_labellings_command_asks_for_what_was_made(teacher, pseudo):
     teacher, pseudo = runs.read(teacher), runs.read(pseudo)
-    again = vars(arguments.teacher("", words_of(teacher)))
-    assert {key: again[key] for key in as_chosen(teacher)} == as_chosen(teacher)
-    assert again["data"] == teacher.made_from["data"] and again["log_dir"] == teacher.folder
     again = vars(arguments.labelling("", words_of(pseudo, teacher)))
     assert {key: again[key] for key in as_chosen(pseudo)} == as_chosen(pseudo)
     assert again["teacher"] == teacher.folder and again["out"] == pseudo.folder
