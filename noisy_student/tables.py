@@ -1,4 +1,4 @@
-"""Tables: {title: (what it says, head, rows)}, as Markdown and as numbers."""
+"""Tables: {heading: (what it says, head, rows)}, as Markdown and as numbers."""
 
 import pathlib
 import re
@@ -23,79 +23,91 @@ ANSWERS_SAY = (
 
 
 def mean(cell, what, scale=1.0, digits=2):
-    """Mean ± standard deviation over the seeds of an attribute or a function, as text."""
-    what = (lambda m, name=what: getattr(m, name)) if isinstance(what, str) else what
+    """Mean ± standard deviation over the seeds of what(Measured), as text."""
     values = scale * np.array([what(measured) for measured in cell.values()], dtype=float)
     deviation = f" ± {values.std(ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{values.mean():.{digits}f}{deviation}"
 
 
-def undetermined(cell):
-    """Whether a seed's validation images leave open how high or low its temperature is."""
-    return any(m.fitted and m.fitted.at_bound for m in cell.values())
+def tables(cells, known, title, answers, effects, labellings, robust):
+    """All tables of step 5: {heading: (what it says, head, rows)}.
+
+    Args:
+        cells: {name: {seed: Measured}}. known: experiment.py's CELLS. title: of a cell by its
+            name. robust: tables of step 6, which stand in the middle.
+    """
+    text = {"The answers": answer_table(answers + effects),
+            "The cells": cell_table(cells, known, title),
+            "Calibration": calibration_table(cells, title), **robust}
+    if labellings:
+        text["The pseudo-labels"] = label_table(labellings)
+    text["Every run"] = run_table(cells)
+    return text
+
+
+def answer_table(answers):
+    head = ["question", "answer", "seed", "each seed", "p", "McNemar's p"]
+    rows = []
+    for answer in answers:
+        rows.append([answer.question, str(answer), ", ".join(map(str, answer.seeds)),
+                     ", ".join(f"{value:+.1f}" for value in answer.per_seed),
+                     f"{answer.p:.2g}" if len(answer.seeds) > 1 else "-",
+                     f"{max(answer.mcnemar):.2g}" if answer.mcnemar else "-"])
+    return ANSWERS_SAY, head, rows
 
 
 def accuracy(cell):
+    """Of several seeds the mean and its deviation, of one its interval, in %, as text."""
     if len(cell) > 1:
-        return mean(cell, "accuracy", 100)
+        return mean(cell, lambda m: m.accuracy, 100)
     (measured,) = cell.values()
     low, high = measured.interval
     return f"{100 * measured.accuracy:.2f} ({100 * low:.2f} to {100 * high:.2f})"
 
 
-def tables(cells, known, title, answers, effects, labellings, robust):
-    """All tables of step 5.
-
-    Args:
-        cells: {name: {seed: Measured}}. known: experiment.py's CELLS. title: of a cell by its
-            name. robust: tables of robustness.py, which stand in the middle.
-    """
+def cell_table(cells, known, title):
     first = next(iter(next(iter(cells.values())).values()))
-    found = {}
-    found["The answers"] = (
-        ANSWERS_SAY,
-        ["question", "answer", "seed", "each seed", "p", "McNemar's p"],
-        [[answer.question, str(answer), ", ".join(map(str, answer.seeds)),
-          ", ".join(f"{value:+.1f}" for value in answer.per_seed),
-          f"{answer.p:.2g}" if len(answer.seeds) > 1 else "-",
-          f"{max(answer.mcnemar):.2g}" if answer.mcnemar else "-"] for answer in answers + effects])
-    head = ["cell", "seed", "steps", "accuracy, %", "cross-entropy", "minutes"]
-    lines = [[title(name), ", ".join(map(str, sorted(cell))),
-              f"{next(iter(cell.values())).run.results['steps']:,}", accuracy(cell),
-              mean(cell, "loss", digits=3),
-              mean(cell, lambda m: m.run.results["seconds"] / 60, digits=1)]
-             for name, cell in cells.items()]
     says = (f"{len(first.y):,} test images, final weights. Over several seeds: mean ± standard "
             "deviation; for one: Wilson's 95 % interval.")
+    head = ["cell", "seed", "steps", "accuracy, %", "cross-entropy", "minutes"]
+    rows = []
+    for name, cell in cells.items():
+        steps = next(iter(cell.values())).run.results["steps"]
+        rows.append([title(name), ", ".join(map(str, sorted(cell))), f"{steps:,}", accuracy(cell),
+                     mean(cell, lambda m: m.loss, digits=3),
+                     mean(cell, lambda m: m.run.results["seconds"] / 60, digits=1)])
     if first.run.results["class_names"] == CIFAR10:
         says += " The article's column is its full ResNet50 on all 50,000 labels of CIFAR-10."
         head.append("article")
-        for line, name in zip(lines, cells):
+        for row, name in zip(rows, cells):
             article = known[name].article if name in known else None
-            line.append(f"{100 * article[0]:.2f} %, {article[1]}" if article else "-")
-    found["The cells"] = says, head, lines
-    found["Calibration"] = (
-        "Expected calibration error (15 bins of equal width) and negative log-likelihood (nats), "
-        "as trained and at the temperature fitted on the validation images: 1, if their 95 % "
-        "interval has it, and its end nearest to 1, if they do not determine it.",
-        ["cell", "ECE, %", "calibrated", "NLL", "calibrated", "temperature"],
-        [[title(name), mean(cell, "ece", 100, 1), mean(cell, "calibrated_ece", 100, 1),
-          mean(cell, "loss", digits=3), mean(cell, "calibrated_loss", digits=3),
-          mean(cell, "temperature") + " (undetermined)" * undetermined(cell)]
-         for name, cell in cells.items()])
-    found |= robust
-    if labellings:
-        found["The pseudo-labels"] = (
-            "Means over seeds. Precision: of the kept images whose truth is known, the share that "
-            "is right. Recall: of all images of a class, the share kept under it.",
-            ["labels", "seed", "images", "kept", "precision, %", "recall, %", "temperature",
-             "rarest and most frequent class"], [label_row(label) for label in labellings])
-    found["Every run"] = (
-        "Accuracy with Wilson's 95 % interval, and plain cross-entropy.",
-        ["run", "seed", "accuracy, %", "cross-entropy"],
-        [[f"{pathlib.Path(m.run.folder).parent.name}/{name}", str(seed), accuracy({seed: m}),
-          f"{m.loss:.4f}"] for name, cell in cells.items() for seed, m in cell.items()])
-    return found
+            row.append(f"{100 * article[0]:.2f} %, {article[1]}" if article else "-")
+    return says, head, rows
+
+
+def calibration_table(cells, title):
+    says = ("Expected calibration error (15 bins of equal width) and negative log-likelihood "
+            "(nats), as trained and at the temperature fitted on the validation images: 1, if "
+            "their 95 % interval has it, and its end nearest to 1, if they do not determine it.")
+    head = ["cell", "ECE, %", "calibrated", "NLL", "calibrated", "temperature"]
+    rows = []
+    for name, cell in cells.items():
+        # Whether a seed's validation images leave open how high or low its temperature is.
+        undetermined = any(m.fitted and m.fitted.at_bound for m in cell.values())
+        rows.append([title(name), mean(cell, lambda m: m.ece, 100, 1),
+                     mean(cell, lambda m: m.calibrated_ece, 100, 1),
+                     mean(cell, lambda m: m.loss, digits=3),
+                     mean(cell, lambda m: m.calibrated_loss, digits=3),
+                     mean(cell, lambda m: m.temperature) + " (undetermined)" * undetermined])
+    return says, head, rows
+
+
+def label_table(labellings):
+    says = ("Means over seeds. Precision: of the kept images whose truth is known, the share that "
+            "is right. Recall: of all images of a class, the share kept under it.")
+    head = ["labels", "seed", "images", "kept", "precision, %", "recall, %", "temperature",
+            "rarest and most frequent class"]
+    return says, head, [label_row(label) for label in labellings]
 
 
 def label_row(label):
@@ -112,6 +124,16 @@ def label_row(label):
             over_seeds(lambda r: r["temperature"], 2),
             f"{over_seeds(lambda r: min(r['kept_per_class']))} and "
             f"{over_seeds(lambda r: max(r['kept_per_class']))}"]
+
+
+def run_table(cells):
+    rows = []
+    for name, cell in cells.items():
+        for seed, m in cell.items():
+            rows.append([f"{pathlib.Path(m.run.folder).parent.name}/{name}", str(seed),
+                         accuracy({seed: m}), f"{m.loss:.4f}"])
+    return ("Accuracy with Wilson's 95 % interval, and plain cross-entropy.",
+            ["run", "seed", "accuracy, %", "cross-entropy"], rows)
 
 
 def markdown(head, lines):
