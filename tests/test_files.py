@@ -3,15 +3,17 @@
 import errno
 import hashlib
 import os
+import random
 import subprocess
 import sys
 from concurrent.futures import BrokenExecutor
 
+import keras
 import numpy as np
 import pytest
 from conftest import PROGRAMS, ROOT
 
-from noisy_student import files
+from noisy_student import files, record, runs, training
 from noisy_student.files import UserError
 
 
@@ -80,27 +82,9 @@ def test_arrays_come_back_as_they_were(tmp_path):
     assert list(read) == ["x", "text"] and read["text"] == text and np.array_equal(read["x"], x)
 
 
-def test_pickles_and_other_files_are_refused_by_name(tmp_path):
-    forbidden = np.array([{"a": 1}], dtype=object)
-    np.save(tmp_path / "object.npy", forbidden, allow_pickle=True)
-    np.savez(tmp_path / "object.npz", a=forbidden)
-    files.write_arrays(tmp_path / "archive.npz", a=np.ones(3))
-    (tmp_path / "archive.npz").rename(tmp_path / "archive.npy")
-    (tmp_path / "empty.npz").write_bytes(b"")
-    (tmp_path / "text.npy").write_text("hello")
-    for path in sorted(tmp_path.iterdir()):
-        with pytest.raises(UserError, match=f"^{path}: ") as caught:
-            files.read_arrays(path)
-        assert "\n" not in str(caught.value)
+def test_nothing_is_written_as_a_pickle(tmp_path):
     with pytest.raises(ValueError, match="allow_pickle"):
-        files.write_arrays(tmp_path / "mine.npy", forbidden)
-
-
-@pytest.mark.parametrize("text", ["[1]", "3", "{", "\xff", "", "[" * 9999])
-def test_what_is_no_record_is_refused(text, tmp_path):
-    (tmp_path / "run.json").write_text(text, encoding="latin-1")
-    with pytest.raises(UserError, match=r"run\.json: damaged"):
-        files.read_json(tmp_path / "run.json")
+        files.write_arrays(tmp_path / "mine.npy", np.array([{"a": 1}], dtype=object))
 
 
 def test_key_that_a_record_lacks_is_a_users_mistake(tmp_path):
@@ -110,6 +94,116 @@ def test_key_that_a_record_lacks_is_a_users_mistake(tmp_path):
     for lacks in (lambda: read["c"], lambda: read["é"]["a"][1]["c"]):
         with pytest.raises(UserError, match=r"run\.json: damaged, or .* it has no 'c'"):
             lacks()
+
+
+# --- damaged files --------------------------------------------------------------------------------
+
+
+def write_network(path):
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Input((4,)), keras.layers.Dense(3, "softmax")]
+    runs.save_network(keras.Sequential(layers), path)
+
+
+ARRAY = np.random.default_rng(0).random((20, 3)).astype(np.float32)
+
+
+def write_predictions(path):
+    runs.Run(str(path.parent), "", {}, {}).save_predictions(test=(ARRAY, np.arange(20) % 3))
+
+
+def read_predictions(path):
+    """As of a run whose record vouches for whatever is in the file."""
+    run = runs.Run(str(path.parent), "", {}, {}, sha256={path.name: files.sha256(path)})
+    return run.predictions("test")
+
+
+def write_history(path):
+    training.write_history(path, [{"epoch": 1, "loss": 0.123456789, "accuracy": 0.123456789,
+                                   "val_loss": 0.123456789}])
+
+
+# Every file that is read back: what writes a whole one, and what reads it.
+READERS = {
+    "run.json": (lambda path: files.write_json(path, {"a": [1, {"b": 0.5}]}), files.read_json),
+    "x.npy": (lambda path: files.write_arrays(path, ARRAY), files.read_arrays),
+    "backup.npz": (lambda path: files.write_arrays(path, a=ARRAY, b=ARRAY), files.read_arrays),
+    "predictions.npz": (write_predictions, read_predictions),
+    "history.csv": (write_history, training.read_history),
+    "truth.csv": (lambda path: path.write_text('a/1.png,"cat"\na/2.png,"dog"\n'),
+                  lambda path: record.Truth(str(path), ["cat", "dog"])),
+    "model.keras": (write_network, runs.load_network),
+}
+# Whole files that are something else, for whoever reads arrays or networks.
+OTHERS = {
+    "pickle.npy": lambda path: np.save(path, np.array([{"a": 1}], dtype=object)),
+    "pickle.npz": lambda path: np.savez(path, a=np.array([{"a": 1}], dtype=object)),
+    "archive.npy": lambda path: np.savez(open(path, "wb"), a=ARRAY),
+    "lambda.keras": lambda path: keras.Sequential([
+        keras.layers.Input((4,)), keras.layers.Lambda(lambda x: x)]).save(path),
+}
+
+
+@pytest.fixture(params=READERS)
+def whole(request, tmp_path):
+    """The path of a whole file, and what reads it."""
+    write, read = READERS[request.param]
+    path = tmp_path / request.param
+    write(path)
+    return path, read
+
+
+def test_a_whole_file_is_read(whole):
+    path, read = whole
+    assert read(path) is not None
+
+
+@pytest.mark.parametrize("damage", [
+    lambda content: content[:2 * len(content) // 3],
+    lambda content: b"\x80" + content[1:-6] + b"\xff" * 6,
+    lambda content: b"\x89PNG\r\n\x1a\n\0\0"], ids=["cut", "both ends", "a picture"])
+def test_a_damaged_file_is_one_line_that_names_it(damage, whole):
+    path, read = whole
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+def test_what_chance_makes_of_a_file_is_read_or_is_one_line(whole):
+    path, read = whole
+    content, rng, refused = path.read_bytes(), random.Random(0), 0
+    for number in range(1, 21):
+        damaged = bytearray(content)
+        for _ in range(number):
+            damaged[rng.randrange(min(len(damaged), 500))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read(path)
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > 5
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_pickles_and_code_are_refused(name, tmp_path):
+    path = tmp_path / name
+    OTHERS[name](path)
+    read = runs.load_network if path.suffix == ".keras" else files.read_arrays
+    with pytest.raises(UserError) as error:
+        read(path)
+    assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[1]", "3", "{", "\xff", "", "[" * 9999])
+def test_what_is_no_record_is_refused(text, tmp_path):
+    (tmp_path / "run.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"run\.json: damaged"):
+        files.read_json(tmp_path / "run.json")
+
+
+# --- a user's mistakes ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error, text, status", [

@@ -1,7 +1,6 @@
 """Who labels, and what step 4 reads of the labels: all of it, or one line why not."""
 
 import dataclasses
-import random
 import shutil
 from types import SimpleNamespace
 
@@ -55,17 +54,14 @@ def test_pseudo_labels_of_other_data_are_refused(pseudo, teacher, toy):
 
 @pytest.fixture
 def forged(pseudo, toy, tmp_path):
-    """Puts an array or bytes into a copy of the labels, whose run.json vouches for it; reads it."""
+    """Changes an array in a copy of the labels, whose run.json vouches for it; reads them."""
     folder, data = tmp_path / "forged", load_data(str(toy), 80)
     shutil.copytree(pseudo, folder)
 
-    def forge(name, content):
+    def forge(name, change):
         path, run = folder / f"{name}.npy", runs.read(folder)
         whole = path.read_bytes()
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            np.save(path, content(np.load(path)))
+        np.save(path, change(np.load(path)))
         run.sha256[path.name] = sha256(path)
         run.save()
         try:
@@ -99,23 +95,11 @@ def test_labels_that_are_no_distributions_are_refused(change, text, forged):
         forged("y", change)
 
 
-def test_damaged_arrays_are_refused_in_one_line(pseudo, toy, forged, tmp_path):
+def test_an_array_that_its_run_did_not_write_is_refused(pseudo, toy, tmp_path):
     shutil.copytree(pseudo, tmp_path / "p")
     np.save(tmp_path / "p" / "y.npy", np.load(pseudo / "y.npy")[::-1])
     with pytest.raises(UserError, match=r"y.npy: missing, or not the file that its run wrote"):
         labels.load_pseudo(tmp_path / "p", load_data(str(toy), 80))
-    rng, refused = random.Random(0), 0
-    whole = (pseudo / "x.npy").read_bytes()
-    for number in range(40):
-        damaged = bytearray(whole[:rng.randrange(len(whole))] if number % 2 else whole)
-        for _ in range(number):
-            damaged[rng.randrange(min(len(damaged), 128))] = rng.randrange(256)
-        try:
-            forged("x", bytes(damaged))
-        except UserError as error:
-            assert "\n" not in str(error)
-            refused += 1
-    assert refused > 30
 
 
 # --- a teacher of the user's own ------------------------------------------------------------------

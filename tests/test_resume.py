@@ -1,10 +1,9 @@
-"""Runs that are killed, interrupted, or given bad files. benchmarks/soak.py is the long version."""
+"""Runs that are killed or interrupted. benchmarks/soak.py is the long version."""
 
 import contextlib
 import functools
 import os
 import pathlib
-import random
 import signal
 import subprocess
 import sys
@@ -18,8 +17,8 @@ import cifar10_resnet50 as step1
 
 # A student's layers must be known to load it.
 import stochastic_resblock  # noqa: F401
-from noisy_student import record, runs
-from noisy_student.files import UserError, sha256
+from noisy_student import runs
+from noisy_student.files import sha256
 from noisy_student.training import read_history
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -170,34 +169,3 @@ def test_ctrl_c_is_one_line(moment, labelling, tmp_path):
     assert process.returncode == 130
     wait_until(lambda: not living(process.pid), seconds=15)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "run.json"}
-
-
-# --- bad files ------------------------------------------------------------------------------------
-
-
-def damaged(whole, rng, number):
-    """A file's bytes, some of them wrong, and half of the files cut off."""
-    content = bytearray(whole[:rng.randrange(1, len(whole))] if number % 2 else whole)
-    for _ in range(number):
-        content[rng.randrange(min(len(content), 500))] = rng.randrange(256)
-    return bytes(content)
-
-
-@pytest.mark.parametrize("name", ["truth.csv", "history.csv", "predictions.npz"])
-def test_damaged_file_is_refused_in_one_line(name, teacher, toy, tmp_path, capsys):
-    path, rng, refused = tmp_path / name, random.Random(0), 0
-    run = runs.Run(str(tmp_path), "", {}, {})
-    read = {"truth.csv": lambda: record.Truth(str(path), list(make_toy.SHAPES)),
-            "history.csv": lambda: read_history(path),
-            "predictions.npz": lambda: run.predictions("test")}[name]
-    whole = ((toy if name == "truth.csv" else teacher) / name).read_bytes()
-    for number in range(60):
-        path.write_bytes(damaged(whole, rng, number))
-        # As in a stranger's folder: its record vouches for it.
-        run.sha256[name] = sha256(path)
-        try:
-            read()
-        except UserError as error:
-            assert "\n" not in str(error) and str(path) in str(error)
-            refused += 1
-    assert refused > 30

@@ -3,7 +3,6 @@
 import errno
 import fcntl
 import os
-import random
 import subprocess
 import sys
 
@@ -14,7 +13,7 @@ import pytest
 from conftest import PROGRAMS, ROOT
 
 from noisy_student import runs
-from noisy_student.files import UserError, read_json, sha256, write_arrays, write_json
+from noisy_student.files import UserError, read_json, write_arrays, write_json
 
 FROM = {"data": "data/toy", "data_sha256": "abc", "split_sha256": "def"}
 
@@ -33,29 +32,44 @@ def test_unfinished_run_without_a_backup_gives_way(tmp_path):
         start(tmp_path, "eval.py")
 
 
-@pytest.mark.parametrize("finished", [False, True])
-def test_run_worth_keeping_is_returned_or_refused_by_name_of_what_differs(finished, tmp_path):
+@pytest.fixture(params=["finished", "under way"])
+def worth_keeping(request, tmp_path):
+    """A run that must not be lost."""
     run = start(tmp_path)
     write_arrays(tmp_path / runs.BACKUP, a=np.ones(1))
-    if finished:
+    if request.param == "finished":
         run.finish(test_accuracy=0.5)
-        assert not (tmp_path / runs.BACKUP).exists()
+    return run
+
+
+def test_a_finished_run_has_no_backup(tmp_path):
+    run = start(tmp_path)
+    write_arrays(tmp_path / runs.BACKUP, a=np.ones(1))
+    run.finish(test_accuracy=0.5)
+    assert not (tmp_path / runs.BACKUP).exists()
+
+
+def test_other_arguments_are_refused_by_name(worth_keeping, tmp_path):
     with pytest.raises(UserError) as caught:
         start(tmp_path, seed=1, epochs=None, flag="--out")
     assert str(caught.value) == (
         f"{tmp_path} holds another run (seed 0 there, 1 here; epochs 30 there, None here): "
         "choose another --out, or delete that folder")
-    with pytest.raises(UserError, match=r"\(data_sha256 abc there, xyz here\)"):
-        start(tmp_path, made_from={**FROM, "data_sha256": "xyz"})
-    with pytest.raises(UserError, match=r"\(pseudo_sha256 None there, p here\)"):
-        start(tmp_path, made_from={**FROM, "pseudo_sha256": "p"})
-    with pytest.raises(UserError, match=r"\(noise None there, all here\)"):
-        start(tmp_path, noise="all")
-    # The same data at another place, and another number of workers, are the same run.
+
+
+@pytest.mark.parametrize("different, text", [
+    ({"made_from": {**FROM, "data_sha256": "xyz"}}, "data_sha256 abc there, xyz here"),
+    ({"made_from": {**FROM, "pseudo_sha256": "p"}}, "pseudo_sha256 None there, p here"),
+    ({"noise": "all"}, "noise None there, all here")])
+def test_other_data_labels_and_flags_are_refused_by_name(different, text, worth_keeping, tmp_path):
+    with pytest.raises(UserError, match=rf"\({text}\)"):
+        start(tmp_path, **different)
+
+
+def test_data_that_moved_and_more_workers_are_the_same_run(worth_keeping, tmp_path):
     moved = {**FROM, "data": "/mnt/toy"}
     same = start(tmp_path, made_from=moved, data="/mnt/toy", workers=7, log_dir="elsewhere")
-    assert same.results == ({"test_accuracy": 0.5} if finished else {})
-    assert same.finished == finished and same.made_from == FROM
+    assert same.results == worth_keeping.results and same.made_from == FROM
 
 
 def test_folder_of_a_living_process_is_refused_and_that_of_a_dead_one_is_free(tmp_path):
@@ -96,60 +110,59 @@ def tiny_network():
     return keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3, "softmax")])
 
 
-def test_missing_unfinished_damaged_or_forged_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match="nothing there yet. Run first: python step1.py$"):
-        runs.finished(tmp_path / "nowhere", "python step1.py")
+@pytest.fixture
+def finished(tmp_path):
+    """A finished run that has written a network and an array."""
     run = start(tmp_path)
-    with pytest.raises(UserError, match="not finished.*goes on: python cifar10_resnet50.py"):
-        runs.finished(tmp_path, "")
     runs.save_network(tiny_network(), run.path("model.keras"))
     write_arrays(run.path("x.npy"), np.arange(6))
     run.path("notes.txt").write_text("mine")
     run.finish(steps=(1, 2))
-    run = runs.finished(tmp_path, "")
-    assert set(run.sha256) == {"model.keras", "x.npy"} and run.results == {"steps": [1, 2]}
-    assert run.arrays("x.npy").tolist() == list(range(6)) and run.check("x.npy").exists()
-    weights = tiny_network().get_weights()
-    assert all((a == b).all() for a, b in zip(run.model().get_weights(), weights))
-    for name, read in (("x.npy", lambda: run.arrays("x.npy")), ("model.keras", run.model)):
-        content = bytearray(run.path(name).read_bytes())
-        content[-9] ^= 1
-        run.path(name).write_bytes(content)
-        with pytest.raises(UserError, match=f"{name}: missing, or not the file that its run wrote"):
-            read()
-        run.path(name).unlink()
-        with pytest.raises(UserError, match=f"{name}: missing"):
-            read()
-    record = read_json(tmp_path / "run.json")
-    write_json(tmp_path / "run.json", {**record, "of a later version": 1})
-    assert runs.finished(tmp_path, "").results == {"steps": [1, 2]}
-    write_json(tmp_path / "run.json", {"script": "x"})
-    with pytest.raises(UserError, match="run.json: damaged, or not what .*: it has no 'arguments'"):
+    return runs.finished(tmp_path, "")
+
+
+def test_a_run_that_is_not_there_says_what_to_run_first(tmp_path):
+    with pytest.raises(UserError, match="nothing there yet. Run first: python step1.py$"):
+        runs.finished(tmp_path / "nowhere", "python step1.py")
+
+
+def test_an_unfinished_run_says_which_command_goes_on(tmp_path):
+    start(tmp_path)
+    with pytest.raises(UserError, match="not finished.*goes on: python cifar10_resnet50.py"):
         runs.finished(tmp_path, "")
 
 
-def test_forged_network_is_refused_in_one_line(tmp_path):
-    """As in a stranger's folder: its record vouches for it, and still it can do nothing."""
-    run, rng, refused = start(tmp_path), random.Random(0), 0
-    path = run.path("model.keras")
-    runs.save_network(tiny_network(), path)
-    whole = path.read_bytes()
-    for number in range(40):
-        damaged = bytearray(whole[:rng.randrange(1, len(whole))] if number % 2 else whole)
-        for _ in range(number):
-            damaged[rng.randrange(min(len(damaged), 2000))] = rng.randrange(256)
-        path.write_bytes(damaged)
-        run.sha256["model.keras"] = sha256(path)
-        try:
-            run.model()
-        except UserError as error:
-            assert "\n" not in str(error) and str(path) in str(error)
-            refused += 1
-    assert refused > 30
-    layer = keras.layers.Lambda(lambda x: x)
-    keras.Sequential([keras.layers.Input((4,)), layer]).save(path)
-    with pytest.raises(UserError, match="model.keras: .*Lambda"):
-        runs.load_network(path)
+def test_a_finished_run_keeps_its_results_and_its_files(finished):
+    assert set(finished.sha256) == {"model.keras", "x.npy"}
+    assert finished.results == {"steps": [1, 2]}
+    assert finished.arrays("x.npy").tolist() == list(range(6))
+    weights = tiny_network().get_weights()
+    assert all((a == b).all() for a, b in zip(finished.model().get_weights(), weights))
+
+
+@pytest.mark.parametrize("name, read", [
+    ("x.npy", lambda run: run.arrays("x.npy")), ("model.keras", runs.Run.model)])
+@pytest.mark.parametrize("change", ["another byte", "no file"])
+def test_a_file_that_its_run_did_not_write_is_refused(name, read, change, finished):
+    content = bytearray(finished.path(name).read_bytes())
+    content[-9] ^= 1
+    finished.path(name).unlink()
+    if change == "another byte":
+        finished.path(name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: missing, or not the file that its run wrote"):
+        read(finished)
+
+
+def test_a_record_of_a_later_version_is_read(finished, tmp_path):
+    content = read_json(tmp_path / "run.json")
+    write_json(tmp_path / "run.json", {**content, "of a later version": 1})
+    assert runs.finished(tmp_path, "").results == {"steps": [1, 2]}
+
+
+def test_a_record_that_lacks_a_key_is_one_line(tmp_path):
+    write_json(tmp_path / "run.json", {"script": "x"})
+    with pytest.raises(UserError, match="run.json: damaged, or not what .*: it has no 'arguments'"):
+        runs.finished(tmp_path, "")
 
 
 @pytest.fixture
