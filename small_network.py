@@ -101,7 +101,8 @@ class Identity(keras.initializers.Initializer):
         # PyTorch's beginning, which is narrower than Keras'.
         random = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
         beyond = (np.arange(filters) >= copied).astype(np.float32)
-        return ops.cast(identity + random(shape) * beyond, dtype or "float32")
+        kernel = ops.add(identity, ops.multiply(random(shape), beyond))
+        return ops.cast(kernel, dtype or "float32")
 
 
 # --- fast biases ----------------------------------------------------------------------------------

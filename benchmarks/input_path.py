@@ -11,39 +11,45 @@ Writes results/benchmarks/input_path.md (on a GPU: results/benchmarks/input_path
 
 import argparse
 import itertools
-from dataclasses import replace
 
 import numpy as np
 from measure import gpu_name, in_turns, peak_memory, spread, table, versions, write
+from training import Network
+
+from noisy_student import onednn
 
 # So many pseudo-labelled images, and draws from them.
 POOL, PSEUDO = 8_000, 20_000
 GPU = bool(gpu_name())
-# Depth, width, batch size, steps per round.
+# Network, batch size, steps per round.
 CASES = {
-    "the article's network, batch 512": (50, 1.0, 512, 40),
-    "depth 14, width 1/4, batch 512": (14, 0.25, 512, 200),
+    "the article's network, batch 512": (Network("resnet"), 512, 40),
+    "depth 14, width 1/4, batch 512": (Network("resnet", 0.25, 14), 512, 200),
+    "the small network, batch 512": (Network("small"), 512, 200),
 } if GPU else {
-    "the article's network, batch 8": (50, 1.0, 8, 4),
-    "depth 14, width 1/4, batch 64": (14, 0.25, 64, 16),
-    "depth 14, width 1/16, batch 64": (14, 0.0625, 64, 64),
+    "the article's network, batch 8": (Network("resnet"), 8, 4),
+    "depth 14, width 1/4, batch 64": (Network("resnet", 0.25, 14), 64, 16),
+    "depth 14, width 1/16, batch 64": (Network("resnet", 0.0625, 14), 64, 64),
+    "the small network, batch 64": (Network("small"), 64, 16),
 }
 
 
-def endless_fit(depth, width, classes, batches, batch_size, steps):
+def endless_fit(network, classes, batches, batch_size, steps):
     """A function that trains a student `steps` steps on, and returns how many images those were."""
     import keras
 
-    from cifar10_resnet50 import RECIPES, optimizer_and_schedule
+    from cifar10_resnet50 import optimizer_and_schedule
     from noisy_student import backend
-    from stochastic_resblock import build_student
+    from stochastic_resblock import build_small_student, build_student
 
     if backend.has_bfloat16():
-        # As --recipe fast would.
+        # As the recipes would.
         keras.config.set_dtype_policy("mixed_bfloat16")
-    model = build_student(depth, width, classes)
-    recipe = replace(RECIPES["fast"], learning_rate=1e-3, epochs=1000, steps_per_epoch=steps)
-    model.compile(optimizer_and_schedule(model, recipe)[0], "categorical_crossentropy",
+    if network.kind == "small":
+        model = build_small_student(network.width, classes)
+    else:
+        model = build_student(network.depth, network.width, classes)
+    model.compile(optimizer_and_schedule(model, network.recipe())[0], "categorical_crossentropy",
                   metrics=["accuracy"], jit_compile=backend.jit_compile())
     fed = backend.feed(batches, batch_size)
 
@@ -53,7 +59,8 @@ def endless_fit(depth, width, classes, batches, batch_size, steps):
     return work
 
 
-def fed_by_generator(folder, depth, width, batch_size, steps):
+def fed_by_generator(folder, network, batch_size, steps):
+    onednn.choose(network.kind, network.width)
     from data_generator import data_generator
     from noisy_student import backend
     from noisy_student.batches import shuffled
@@ -70,13 +77,14 @@ def fed_by_generator(folder, depth, width, batch_size, steps):
         return data_generator(x, y, batch_size, True, crop="always",
                               row_batches=shuffled(rows, batch_size))
 
-    work = endless_fit(depth, width, data.num_classes, batches, batch_size, steps)
+    work = endless_fit(network, data.num_classes, batches, batch_size, steps)
     # The script, too, keeps what it has joined.
     work.keeps = data, pool, soft
     return work
 
 
-def fed_by_constant(classes, depth, width, batch_size, steps):
+def fed_by_constant(classes, network, batch_size, steps):
+    onednn.choose(network.kind, network.width)
     import keras
 
     from noisy_student import backend
@@ -86,7 +94,7 @@ def fed_by_constant(classes, depth, width, batch_size, steps):
     x = rng.integers(0, 256, (batch_size, 32, 32, 3), dtype=np.uint8)
     t = np.eye(classes, dtype=np.float32)[rng.integers(0, classes, batch_size)]
     batch = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(t)
-    return endless_fit(depth, width, classes, lambda: itertools.repeat(batch), batch_size, steps)
+    return endless_fit(network, classes, lambda: itertools.repeat(batch), batch_size, steps)
 
 
 def main(argv=None):
@@ -109,7 +117,7 @@ def main(argv=None):
         rates, absent = in_turns(contenders, args.rounds, seconds=0)
         if absent:
             raise SystemExit(f"error: {absent}")
-        batch_size = numbers[2]
+        batch_size = numbers[1]
         step_time = {name: 1000 * batch_size / rate for name, rate in rates.items()}
         ratio = spread(step_time["generator"] / step_time["constant"], 3)
         rows.append([case, *(spread(step_time[name]) for name in contenders), ratio])

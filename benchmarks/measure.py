@@ -26,7 +26,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["MPLBACKEND"] = "agg"
 
 
-def in_turns(contenders, rounds=5, seconds=0.5):
+def in_turns(contenders, rounds=5, seconds=0.5, preparation=None):
     """Runs every contender for a while, then all of them again, `rounds` times.
 
     Each lives in a process of its own, so that libraries do not disturb each other, and waits while
@@ -36,6 +36,7 @@ def in_turns(contenders, rounds=5, seconds=0.5):
         contenders: {name: (prepare, *arguments)}, all picklable; prepare(*arguments) gives a
             function that does some work and returns how many images that was.
         seconds: how long at least a turn takes; 0: the work is done once.
+        preparation: a dictionary, which is given the seconds until each had worked once.
 
     Returns: {name: float array (rounds,) of images per second}, and {name: why} of those that could
         not run.
@@ -63,6 +64,8 @@ def in_turns(contenders, rounds=5, seconds=0.5):
                     del rates[name]
                 elif number:
                     rates[name].append(answer)
+                elif preparation is not None:
+                    preparation[name] = answer
     finally:
         for runner in runners.values():
             # At which its process ends.
@@ -83,12 +86,15 @@ def and_end(function, *arguments):
 def take_turns(pipe, prepare, *arguments):
     """The life of a contender's process.
 
-    Whenever a number of seconds comes in, it works so long and answers with images per second.
+    Whenever a number of seconds comes in, it works so long and answers with images per second; to
+    None, with how many seconds it took until it had worked once.
     """
+    begin = time.perf_counter()
     try:
         work = prepare(*arguments)
         # Compiles, and fills caches.
         work()
+        prepared = time.perf_counter() - begin
     except Exception as error:
         # Whatever stands in the way of a contender is told, not hidden.
         said = (str(error).splitlines() or [""])[0][:60]
@@ -102,8 +108,8 @@ def take_turns(pipe, prepare, *arguments):
             pipe.send(trouble)
             return
         if seconds is None:
-            # Only whether it works.
-            pipe.send(0.0)
+            # It works.
+            pipe.send(prepared)
             continue
         if seconds:
             # Back into the processor's caches.

@@ -7,12 +7,13 @@
 What is not installed is named as absent. On a CPU, JAX is left out: it was not done compiling the
 article's training step after an hour on two cores.
 
-Measured is `fit` on one batch that is on the device already, compiled as step 1 compiles, in each
-precision. FLOP are counted from the layers' shapes: two for each multiplication of a convolution or
-matrix product, forward once and backward twice (once where the input is the image); nothing else is
-counted. The yardstick is one large matrix product in PyTorch: on a GPU what can be reached, on a
-CPU no ceiling (MKL, which makes the product of float32, uses AMD's processors less well than
-oneDNN, which makes the convolutions).
+Measured is `fit` on one batch that is on the device already, compiled as step 1 compiles, with
+oneDNN where step 1 chooses it, in each precision that the device has. FLOP are counted from the
+layers' shapes: two for each multiplication of a convolution or matrix product, forward once and
+backward twice (once where nothing learns before it, not at all where it does not learn either);
+nothing else is counted. The yardstick is one large matrix product in PyTorch: on a GPU what can be
+reached, on a CPU no ceiling (MKL, which makes the product of float32, uses AMD's processors less
+well than oneDNN, which makes the convolutions).
 
 Writes results/benchmarks/training.md (on a GPU: results/benchmarks/training-gpu.md)
 """
@@ -21,24 +22,70 @@ import argparse
 import itertools
 import math
 import os
+import pathlib
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from measure import gpu_name, in_turns, spread, table, versions, write
 
+from noisy_student import onednn as kernels
 from noisy_student.arguments import BACKENDS
 
 GPU = bool(gpu_name())
 PLAIN = "plain PyTorch"
-# Depth, width, batch sizes, steps per turn.
+
+
+class Network(NamedTuple):
+    """kind, width, depth: as step 1's --network, --width and --depth."""
+
+    kind: str
+    width: float = 1.0
+    depth: int = 50
+
+    def build(self):
+        """As step 1 builds it, in Keras."""
+        from cifar10_resnet50 import build_resnet
+        from small_network import build_small, whiten
+
+        if self.kind != "small":
+            return build_resnet(self.depth, self.width)
+        model = build_small(self.width)
+        whiten(model, one_batch(64)[0])
+        return model
+
+    def recipe(self):
+        """Whose optimizer trains it, for as long as anybody wants to measure."""
+        from cifar10_resnet50 import RECIPES
+
+        if self.kind == "small":
+            return replace(RECIPES["sprint"], epochs=1000, steps_per_epoch=100)
+        return replace(RECIPES["fast"], learning_rate=1e-3, epochs=1000, steps_per_epoch=100)
+
+
+# Network, batch sizes, steps per turn.
 CASES = {
-    "the article's network": (50, 1.0, (64, 256, 512, 1024, 2048), 20),
-    "depth 14, width 1/4": (14, 0.25, (512,), 40),
+    "the article's network": (Network("resnet"), (64, 256, 512, 1024, 2048), 20),
+    "depth 14, width 1/4": (Network("resnet", 0.25, 14), (512,), 40),
+    "the small network": (Network("small"), (64, 256, 512, 1024, 2048), 100),
 } if GPU else {
-    "the article's network": (50, 1.0, (16,), 2),
-    "depth 14, width 1/4": (14, 0.25, (64,), 3),
+    "the article's network": (Network("resnet"), (16,), 2),
+    "depth 14, width 1/4": (Network("resnet", 0.25, 14), (64,), 3),
+    "the small network": (Network("small"), (512,), 1),
 }
-PRECISIONS = ("float32", "tf32", "bfloat16") if GPU else ("float32", "bfloat16")
+
+
+def processor_has_bfloat16():
+    """Whether Linux names such instructions. Without them, a step takes minutes."""
+    try:
+        flags = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+PRECISIONS = ("float32", "tf32", "bfloat16") if GPU else (
+    ("float32", "bfloat16") if processor_has_bfloat16() else ("float32",))
 
 
 def one_batch(batch):
@@ -47,23 +94,32 @@ def one_batch(batch):
     return x, np.eye(10, dtype=np.float32)[rng.integers(0, 10, batch)]
 
 
-def with_keras(depth, width, batch, steps, name, precision, jit=None, steps_per_execution=1,
-               onednn=None):
-    """Trains on one constant batch. jit, onednn: None, as step 1 and TensorFlow decide."""
+def with_keras(network, batch, steps, name, precision, jit=None, steps_per_execution=1,
+               onednn=None, fused=True):
+    """Trains on one constant batch.
+
+    Args:
+        jit, onednn: None, as step 1 and its choice of kernels decide.
+        fused: False normalizes batches as Keras' own layer does, in five operations and more.
+    """
     os.environ["KERAS_BACKEND"] = name
+    # So that contenders can share a GPU.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if onednn is not None:
-        os.environ["TF_ENABLE_ONEDNN_OPTS"] = str(int(onednn))
+        os.environ[kernels.VARIABLE] = str(int(onednn))
+    kernels.choose(network.kind, network.width)
     import keras
 
-    from cifar10_resnet50 import RECIPES, build_resnet, optimizer_and_schedule
-    from noisy_student import backend
+    from cifar10_resnet50 import optimizer_and_schedule
+    from noisy_student import backend, normalization
 
     backend.prepare(0)
     allow_tf32(name, precision == "tf32")
+    if not fused:
+        normalization.normalize_batch = backend.normalize_by_operations
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
-    model = build_resnet(depth, width)
-    recipe = replace(RECIPES["fast"], learning_rate=1e-3, epochs=1000, steps_per_epoch=100)
-    model.compile(optimizer_and_schedule(model, recipe)[0], "categorical_crossentropy",
+    model = network.build()
+    model.compile(optimizer_and_schedule(model, network.recipe())[0], "categorical_crossentropy",
                   metrics=["accuracy"], steps_per_execution=steps_per_execution,
                   jit_compile=backend.jit_compile() if jit is None else jit)
     constant = tuple(map(keras.ops.convert_to_tensor, one_batch(batch)))
@@ -94,12 +150,41 @@ def allow_tf32(backend, allow):
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allow
 
 
-def plain_torch(depth, width, batch, steps, precision, compiled):
-    """The article's network and AdamW in PyTorch alone: channels last, autocast."""
+def plain_torch(network, batch, steps, precision, compiled):
+    """The same network and optimizer in PyTorch alone: channels last, autocast."""
     import torch
     from torch import nn
 
     os.environ["KERAS_BACKEND"] = "torch"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    allow_tf32("torch", precision == "tf32")
+    torch.backends.cudnn.benchmark = True
+    model = (small_in_torch if network.kind == "small" else resnet_in_torch)(network)
+    model.to(device, memory_format=torch.channels_last)
+    forward = torch.compile(model) if compiled else model
+    optimizer = optimizer_in_torch(model, network)
+    x, t = (torch.from_numpy(array).to(device) for array in one_batch(batch))
+
+    def work():
+        for _ in range(steps):
+            with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+                images = x.permute(0, 3, 1, 2) / 255
+                images = images.contiguous(memory_format=torch.channels_last)
+                loss = nn.functional.cross_entropy(forward(images), t)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        # Waits for the device.
+        loss.item()
+        return steps * batch
+    return work
+
+
+def resnet_in_torch(network):
+    """cifar10_resnet50.py's network: (batch, 3, 32, 32), 0..1 -> logits (batch, 10)."""
+    import torch
+    from torch import nn
+
     from cifar10_resnet50 import BLOCKS, STAGES, STEM_FILTERS
 
     def conv(inside, outside, kernel, stride=1):
@@ -118,35 +203,85 @@ def plain_torch(depth, width, batch, steps, precision, compiled):
         def forward(self, x):
             return torch.relu(self.shortcut(x) + self.residual(x))
 
-    inside = round(STEM_FILTERS * width)
+    inside = round(STEM_FILTERS * network.width)
     parts = [*conv(3, inside, 5), nn.ReLU(True)]
-    for (filters, stride), blocks in zip(STAGES, BLOCKS[depth]):
-        filters = round(filters * width)
+    for (filters, stride), blocks in zip(STAGES, BLOCKS[network.depth]):
+        filters = round(filters * network.width)
         for i in range(blocks):
             parts.append(Block(inside, filters, stride if i == 0 else 1))
             inside = 4 * filters
-    parts += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inside, 10)]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    allow_tf32("torch", precision == "tf32")
-    torch.backends.cudnn.benchmark = True
-    model = nn.Sequential(*parts).to(device, memory_format=torch.channels_last)
-    forward = torch.compile(model) if compiled else model
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.02, fused=True)
-    x, t = (torch.from_numpy(array).to(device) for array in one_batch(batch))
+    return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inside, 10))
 
-    def work():
-        for _ in range(steps):
-            with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
-                images = x.permute(0, 3, 1, 2) / 255
-                images = images.contiguous(memory_format=torch.channels_last)
-                loss = nn.functional.cross_entropy(forward(images), t)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-        # Waits for the device.
-        loss.item()
-        return steps * batch
-    return work
+
+def small_in_torch(network):
+    """small_network.py's network: (batch, 3, 32, 32), 0..1 -> logits (batch, 10)."""
+    import torch
+    from torch import nn
+
+    from small_network import GROUPS, LOGIT_SCALE, PATCH, principal_components
+
+    def conv(inside, outside):
+        layer = nn.Conv2d(inside, outside, 3, padding=1, bias=False)
+        nn.init.dirac_(layer.weight[:inside])
+        return layer
+
+    def norm(filters):
+        # Its bias is fast by its learning rate: see optimizer_in_torch.
+        layer = nn.BatchNorm2d(filters, eps=1e-5)
+        layer.weight.requires_grad = False
+        return layer
+
+    class Group(nn.Module):
+        def __init__(self, inside, filters):
+            super().__init__()
+            self.begin = nn.Sequential(conv(inside, filters), nn.MaxPool2d(2), norm(filters),
+                                       nn.GELU())
+            self.residual = nn.Sequential(conv(filters, filters), norm(filters), nn.GELU(),
+                                          conv(filters, filters), norm(filters))
+
+        def forward(self, x):
+            x = self.begin(x)
+            return nn.functional.gelu(x + self.residual(x))
+
+    components, mean = principal_components(one_batch(64)[0])
+    kernel = np.concatenate([components, -components], axis=3)
+    whiten = nn.Conv2d(3, kernel.shape[3], PATCH)
+    whiten.weight.data = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
+    whiten.bias.data = torch.from_numpy(-np.tensordot(mean, kernel, axes=3)).float()
+    whiten.requires_grad_(False)
+    filters = [round(network.width * full) for full in GROUPS]
+    classifier = nn.Linear(filters[-1], 10, bias=False)
+
+    class Small(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(
+                whiten, nn.GELU(), *map(Group, (kernel.shape[3], *filters), filters),
+                nn.MaxPool2d(3), nn.Flatten(), classifier)
+
+        def forward(self, x):
+            return self.body(x) / LOGIT_SCALE
+
+    return Small()
+
+
+def optimizer_in_torch(model, network):
+    """What network.recipe() trains with; the first step's rate is that of all."""
+    import torch
+
+    from small_network import BIAS_FACTOR
+
+    recipe, parameters = network.recipe(), [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, recipe.learning_rate, fused=True,
+                                 weight_decay=recipe.weight_decay)
+    # PyTorch lets the momentum carry what it shrinks. Biases are not shrunk, but are fast.
+    decay = recipe.weight_decay * (1 - recipe.momentum)
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in parameters if p.ndim == 1],
+         "lr": recipe.learning_rate * BIAS_FACTOR**2}]
+    return torch.optim.SGD(groups, recipe.learning_rate, recipe.momentum, nesterov=True, fused=True)
 
 
 def matrix_product(precision):
@@ -166,58 +301,67 @@ def matrix_product(precision):
     return work
 
 
-def training_flops(depth, width):
+def training_flops(network):
     """FLOP of one training step for one image, counted from the layers' shapes."""
     import keras
 
-    from cifar10_resnet50 import build_resnet
-
-    total = 0
-    for layer in build_resnet(depth, width).layers:
+    total, learns = 0, False
+    for layer in network.build().layers:
         if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
             forward = 2 * math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
-            total += forward * (2 if layer.name == "stem_conv" else 3)
+            # Forward, for its own weights, and for those of the layers before it.
+            total += forward * (1 + layer.trainable + learns)
+            learns |= layer.trainable
     return total
 
 
 def contenders_of(case, backends):
     """{(who, precision, batch, setting): (prepare, *arguments)} of one case."""
-    depth, width, batch_sizes, steps = CASES[case]
+    network, batch_sizes, steps = CASES[case]
     contenders = {}
     if not GPU:
         # XLA was not done compiling after an hour.
         backends = [backend for backend in backends if backend != "jax"]
     for batch in batch_sizes:
-        network = depth, width, batch, steps
         for precision in PRECISIONS:
             for backend in backends:
                 if backend in BACKENDS:
                     name = BACKENDS[backend], precision, batch, ""
-                    contenders[name] = with_keras, *network, backend, precision
+                    contenders[name] = with_keras, network, batch, steps, backend, precision
             if PLAIN in backends:
                 for setting in ("", "compiled") if GPU else ("",):
                     name = PLAIN, precision, batch, setting
-                    contenders[name] = plain_torch, *network, precision, bool(setting)
-    if (depth, width) != (50, 1.0) or GPU:
-        best, batch = "bfloat16" if GPU else "float32", batch_sizes[len(batch_sizes) // 2]
-        network = depth, width, batch, steps
-        for backend in sorted({*backends} & {"tensorflow", "jax"}):
-            name = BACKENDS[backend], best, batch, "8 steps per execution"
-            contenders[name] = with_keras, *network, backend, best, None, 8
-        if "tensorflow" in backends:
-            name = "TensorFlow", best, batch, "without jit" if GPU else "jit"
-            contenders[name] = with_keras, *network, "tensorflow", best, not GPU
-        if "tensorflow" in backends and not GPU:
-            for setting, onednn in (("oneDNN", True), ("without oneDNN", False)):
-                name = "TensorFlow", best, batch, setting
-                contenders[name] = with_keras, *network, "tensorflow", best, None, 1, onednn
+                    contenders[name] = (plain_torch, network, batch, steps, precision,
+                                        bool(setting))
+    best, batch = "bfloat16" if GPU else "float32", batch_sizes[len(batch_sizes) // 2]
+    for backend, settings in settings_of(network).items():
+        for setting, chosen in settings.items() if backend in backends else ():
+            # The arguments of with_keras from jit on.
+            words = {"jit": None, "steps_per_execution": 1, "onednn": None, "fused": True} | chosen
+            name = BACKENDS[backend], best, batch, setting
+            contenders[name] = (with_keras, network, batch, steps, backend, best, *words.values())
     return contenders
+
+
+def settings_of(network):
+    """{backend: {setting: arguments of with_keras}}, other than those that step 1 chooses."""
+    own_layer, more_steps = {"Keras' own batch norm": {"fused": False}}, {
+        "8 steps per execution": {"steps_per_execution": 8}}
+    if GPU:
+        return {"jax": more_steps, "torch": own_layer,
+                "tensorflow": {**more_steps, **own_layer, "without jit": {"jit": False}}}
+    settings = {"torch": own_layer,
+                "tensorflow": {**own_layer, "without oneDNN": {"onednn": False}}}
+    if network != Network("resnet"):
+        # Which XLA compiles for too long, and of which 8 steps take a minute.
+        settings["tensorflow"] |= {**more_steps, "jit": {"jit": True}}
+    return settings
 
 
 def measured(case, backends, rounds, peaks):
     """The parts of the page that are about one case. peaks: {precision: 1e12 FLOP/s}."""
-    depth, width, batch_sizes, _ = CASES[case]
-    flops, contenders = training_flops(depth, width), contenders_of(case, backends)
+    network, batch_sizes, _ = CASES[case]
+    flops, contenders = training_flops(network), contenders_of(case, backends)
     rates, absent, rows = {}, {}, []
     for batch in batch_sizes:
         # Not all at once: each holds its own network on the device.

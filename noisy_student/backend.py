@@ -235,21 +235,25 @@ def validation_feed(x, t, batch_size):
 # --- what a backend does better than Keras' operations -------------------------------------------
 
 
-def normalize_batch(images, scale, offset, epsilon):
-    """(images - mean) / sqrt(variance + epsilon) * scale + offset, by the batch's own statistics.
+def normalize_by_operations(images, scale, offset, epsilon):
+    """(images - mean) / sqrt(variance + epsilon) * scale + offset, as Keras' own layer computes it.
 
     Args:
         images: (batch, h, w, c), float32 or bfloat16. scale, offset: float32 (c,), or None.
 
-    Returns: the same as images, and the mean and the variance, float32 (c,) each.
+    Returns: the same as images, and the mean and the variance of the batch, float32 (c,) each.
     """
+    as_float32 = keras.ops.cast(images, "float32")
+    mean, variance = keras.ops.moments(as_float32, axes=(0, 1, 2))
+    outputs = keras.ops.batch_normalization(as_float32, mean, variance, -1, offset, scale, epsilon)
+    return keras.ops.cast(outputs, images.dtype), mean, variance
+
+
+def normalize_batch(images, scale, offset, epsilon):
+    """The same to rounding, in one kernel where the backend has one."""
     if BACKEND == "jax":
         # XLA makes one kernel of these by itself.
-        as_float32 = keras.ops.cast(images, "float32")
-        mean, variance = keras.ops.moments(as_float32, axes=(0, 1, 2))
-        outputs = keras.ops.batch_normalization(as_float32, mean, variance, -1, offset, scale,
-                                                epsilon)
-        return keras.ops.cast(outputs, images.dtype), mean, variance
+        return normalize_by_operations(images, scale, offset, epsilon)
     channels = images.shape[-1]
     scale = keras.ops.ones(channels) if scale is None else keras.ops.convert_to_tensor(scale)
     offset = keras.ops.zeros(channels) if offset is None else keras.ops.convert_to_tensor(offset)
