@@ -23,7 +23,9 @@ def trained_once(layer, dtype="float32"):
     # What the layer sends back through its input ends up in this weight.
     scaled = keras.layers.Dense(5, use_bias=False, kernel_initializer="identity")(inputs)
     model = keras.Model(inputs, layer(scaled))
-    model.compile(keras.optimizers.SGD(0.1), jit_compile=False,
+    # TensorFlow's optimizer of graphs gives Keras' own layer a wrong gradient in one of ten runs.
+    eagerly = type(layer) is keras.layers.BatchNormalization
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=False, run_eagerly=eagerly,
                   loss=lambda y, p: keras.ops.sum(y * keras.ops.cast(p, "float32")) / 3)
     before = keras.ops.convert_to_numpy(keras.ops.cast(model(IMAGES, training=True), "float32"))
     for _ in range(2):
