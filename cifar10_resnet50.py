@@ -25,7 +25,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from noisy_student import backend, runs
+from noisy_student import backend, commands, runs
 from noisy_student.batches import shuffled
 from noisy_student.data import load_data
 from noisy_student.files import UserError, run_script
@@ -399,7 +399,7 @@ def main(args):
                 yield data.x[rows], labels[rows]
 
         fit_and_finish(model, batches, data, recipe, run, args.tensorboard)
-    print(f"Next: python imagenet_dummy_label.py IMAGES --teacher {args.log_dir}")
+    commands.say_next(*commands.labels_next(data, args.log_dir))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from cifar10_resnet50 import fit_and_finish, recipe_of, smooth_labels
-from noisy_student import backend, figures, runs
+from noisy_student import backend, commands, figures, runs
 from noisy_student.batches import mixed, shuffled
 from noisy_student.data import load_data
 from noisy_student.files import UserError, run_script
@@ -187,8 +187,10 @@ def main(args):
         print(f"{steps:,} steps of {recipe.batch_size}: "
               f"{steps * recipe.batch_size / images:.1f} passes over {images:,} images")
         fit_and_finish(student, batches, data, recipe, run, args.tensorboard)
-    print(f"Next: python eval.py logs/teacher {args.log_dir}, "
-          f"or python predict.py photo.jpg --model {args.log_dir}")
+    if args.pseudo == "none":
+        commands.say_next(*commands.labels_next(data, args.log_dir))
+    else:
+        commands.say_next("eval.py", commands.beside(args.log_dir, "") or ".")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What does a trained network say about a picture, and how sure is it?
+"""What do trained networks say about a picture, and how sure are they?
 
-    python predict.py photo.jpg --model logs/student
-    python predict.py *.png --model logs/teacher
+    python predict.py photo.jpg                                     # the student's answer
+    python predict.py photos/ *.png --model logs/teacher logs/student    # one below the other
 
-Reads   a finished training (steps 1 and 4) and image files of any size, format and mode
+Reads   finished trainings (steps 1 and 4); image files of any size, format and mode, and folders
+        of them
 """
 
 from noisy_student import arguments
@@ -12,12 +13,15 @@ if __name__ == "__main__":
     # Before Keras is imported, which takes seconds.
     args = arguments.prediction(__doc__)
 
+import os
+
 import numpy as np
 
 # A student's layers must be known to load it.
 import stochastic_resblock  # noqa: F401
 from noisy_student import backend, runs
 from noisy_student.files import UserError, run_script
+from noisy_student.formats import visible_files
 from noisy_student.images import read_image
 from noisy_student.training import predict
 
@@ -27,18 +31,35 @@ MOST = 3
 
 def main(args):
     backend.prepare(0)
-    run = runs.trained(args.model, "python data_generator.py, or cifar10_resnet50.py")
-    images, reasons = [], {}
-    for path in args.images:
+    made_by = "python data_generator.py, or cifar10_resnet50.py"
+    networks = [runs.trained(folder, made_by) for folder in args.model]
+    images, reasons = {}, {}
+    for path in files_of(args.images):
+        # A file that cannot be read costs its own answer alone, but the exit status tells of it.
         try:
-            images.append(read_image(path))
+            images[path], reasons[path] = read_image(path), None
         except UserError as error:
             reasons[path] = f"left out: {error}"
-    answers = iter(predict(run.model(), np.stack(images)) if images else ())
-    for path in args.images:
-        print(f"{path}: {reasons.get(path) or in_words(next(answers), run.results['class_names'])}")
-    # A file that cannot be read costs its own answer alone, but the exit status tells of it.
-    return int(bool(reasons))
+    x = np.stack(list(images.values())) if images else None
+    answers = [dict(zip(images, predict(run.model(), x))) if images else {} for run in networks]
+    for path, reason in reasons.items():
+        if reason:
+            print(f"{path}: {reason}")
+        for run, of_run in zip(networks, answers):
+            if path in of_run:
+                # Whose answer it is goes without saying where one network is asked.
+                who = f"{run.folder}: " if len(networks) > 1 else ""
+                print(f"{path}: {who}{in_words(of_run[path], run.results['class_names'])}")
+    return int(any(reasons.values()))
+
+
+def files_of(paths):
+    """Image files as they are, and of folders every file below them that is not hidden."""
+    for path in paths:
+        if os.path.isdir(path):
+            yield from map(str, visible_files(path))
+        else:
+            yield path
 
 
 def in_words(probabilities, class_names):

@@ -63,6 +63,24 @@ class Parser(argparse.ArgumentParser):
         return args
 
 
+def refuse_missing(**paths):
+    """Ends with one line where a file or folder that a flag names is not there.
+
+    Args:
+        paths: {flag: path or None}; "images" are those without a flag.
+    """
+    for flag, path in paths.items():
+        if path is not None and not os.path.exists(path):
+            said_by = "" if flag == "images" else f" (--{flag})"
+            sys.exit(f"error: {path}: no such file or folder{said_by}")
+
+
+def refuse_unmade(folder, made_by):
+    """Ends with the command that has to come first, where it has not left its run.json."""
+    if not os.path.exists(os.path.join(folder, "run.json")):
+        sys.exit(f"error: {folder}: nothing there yet. Run first: {made_by}")
+
+
 def parser(doc):
     return Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
@@ -97,6 +115,10 @@ def parse_with_network(flags, argv):
         args.recipe = NETWORKS[args.network]
     if argv is None:
         # This process is going to train it.
+        if getattr(args, "data", "cifar10") != "cifar10":
+            refuse_missing(data=args.data)
+        if getattr(args, "pseudo", "none") != "none":
+            refuse_unmade(args.pseudo, "python imagenet_dummy_label.py IMAGES")
         onednn.choose(args.network, args.width, getattr(args, "log_dir", None))
     return args
 
@@ -172,7 +194,9 @@ def add_training(flags, log_dir):
     flags.add_argument("--seed", type=number(int, 0, 2**32 - 1), help="0, where nothing is said")
     flags.add_argument("--tensorboard", action="store_true",
                        help="also write logs for TensorBoard (pip install tensorboard)")
-    flags.add_argument("--log-dir", default=log_dir)
+    flags.add_argument("--log-dir", default=log_dir,
+                       help=f"folder that the run is written to ({log_dir}), whose name is the "
+                       "cell's")
 
 
 def add_engine(flags):
@@ -240,7 +264,8 @@ def labelling(doc, argv=None):
                        help="how many decode at a time (one per core); with Ray: cores of a "
                        "source, beside its GPU where there are GPUs (1)")
     add_engine(flags)
-    flags.add_argument("--out", default="logs/pseudo")
+    flags.add_argument("--out", default="logs/pseudo",
+                       help="folder that the labels are written to (logs/pseudo)")
     args = flags.parse_args(argv)
     if args.merge:
         chosen = [name for name, value in vars(args).items() if value != flags.get_default(name)
@@ -251,6 +276,14 @@ def labelling(doc, argv=None):
     elif not args.images:
         flags.error("which images? folders, archives, or the word rest")
     if argv is None:
+        for source in args.images:
+            if source != "rest":
+                refuse_missing(images=source)
+        refuse_missing(truth=args.truth)
+        if args.teacher.endswith(".keras"):
+            refuse_missing(teacher=args.teacher)
+        elif not args.merge:
+            refuse_unmade(args.teacher, "python cifar10_resnet50.py")
         onednn.choose_for_run(args.teacher)
     return args
 
@@ -260,7 +293,8 @@ def survival(doc, argv=None):
     flags = parser(doc)
     add_network(flags)
     add_model_noise(flags)
-    flags.add_argument("--out", default="figures/survival.png")
+    flags.add_argument("--out", default="figures/survival.png",
+                       help="picture that is written (figures/survival.png)")
     return parse_with_network(flags, argv)
 
 
@@ -268,7 +302,8 @@ def augment(doc, argv=None):
     """The command line of step 4, Rand_Augment.py."""
     flags = parser(doc)
     flags.add_argument("image", nargs="?", help="an image file; default: a picture drawn here")
-    flags.add_argument("--out", default="figures/rand_augment.png")
+    flags.add_argument("--out", default="figures/rand_augment.png",
+                       help="picture that is written (figures/rand_augment.png)")
     return flags.parse_args(argv)
 
 
@@ -282,7 +317,9 @@ def student(doc, argv=None):
                        "taken where the command line is silent (logs/teacher; none: nobody's)")
     flags.add_argument("--labeled-share", type=number(float, 0, 1, open_low=True), metavar="S",
                        help="of each batch that is labelled images (default: as they come)")
-    flags.add_argument("--noise", choices=("all", "none", "input", "model"), default="all")
+    flags.add_argument("--noise", choices=("all", "none", "input", "model"), default="all",
+                       help="input: RandAugment, flip and crop alone; model: stochastic depth and "
+                       "dropout alone; all, the default: both")
     flags.add_argument("--augment-ops", type=number(int, 0), default=2, metavar="N",
                        help="RandAugment's N (2)")
     flags.add_argument("--augment-magnitude", type=number(int, 1, 10), default=10, metavar="M",
@@ -298,14 +335,22 @@ def evaluation(doc, argv=None):
     """The command line of step 5, eval.py."""
     flags = parser(doc)
     flags.add_argument("runs", nargs="+", help="folders of finished runs, or that hold such")
-    flags.add_argument("--out", default="figures")
+    flags.add_argument("--out", default="figures",
+                       help="folder that tables and pictures are written to (figures)")
     flags.add_argument("--report", metavar="HTML", help="one page with all of it")
     flags.add_argument("--no-photos", action="store_true",
                        help="leave montages of pseudo-labelled images out of the report")
     add_robustness(flags)
     flags.add_argument("--check-overlap", action="store_true",
                        help="look for near copies of test images among those trained on, too")
-    return flags.parse_args(argv)
+    args = flags.parse_args(argv)
+    if argv is None:
+        for folder in args.runs:
+            if not os.path.exists(folder):
+                sys.exit(f"error: {folder}: no folder (run.json). "
+                         "Run first: python cifar10_resnet50.py")
+        refuse_missing(corrupted=args.corrupted)
+    return args
 
 
 def robustness(doc, argv=None):
@@ -331,9 +376,15 @@ def flags_of(script):
 def prediction(doc, argv=None):
     """The command line of predict.py."""
     flags = parser(doc)
-    flags.add_argument("images", nargs="+", help="image files")
-    flags.add_argument("--model", default="logs/student", help="folder of a finished training")
-    return flags.parse_args(argv)
+    flags.add_argument("images", nargs="+", help="image files, and folders of them")
+    flags.add_argument("--model", nargs="+", default=["logs/student"], metavar="FOLDER",
+                       help="finished trainings, whose answers are printed one below the other "
+                       "(logs/student)")
+    args = flags.parse_args(argv)
+    if argv is None:
+        for folder in args.model:
+            refuse_unmade(folder, "python data_generator.py, or cifar10_resnet50.py")
+    return args
 
 
 def experiment(doc, named, cells, argv=None):
@@ -350,7 +401,8 @@ def experiment(doc, named, cells, argv=None):
     flags.add_argument("--data", help="cifar10 (the default), or what step 1 takes")
     flags.add_argument("--images", nargs="+", metavar="SOURCE", help="what step 2 labels")
     flags.add_argument("--seeds", nargs="+", type=number(int, 0), metavar="SEED",
-                       help="each makes all cells once (0)")
+                       help="whole numbers: each is another split, other weights and other noise, "
+                       "and makes all cells once (0); one seed shows nothing about the method")
     flags.add_argument("--cells", nargs="+", choices=cells, metavar="CELL",
                        help=f"of {', '.join(cells)} (the first eight)")
     flags.add_argument("--flags", help="of every training")

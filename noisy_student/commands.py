@@ -21,6 +21,10 @@ GREETINGS = ("WARNING: All log messages before absl::InitializeLog() is called a
              "oneDNN custom operations are on.")
 
 
+# Set for the commands of an experiment, which knows itself what comes next.
+WITHIN = "NOISY_STUDENT_EXPERIMENT"
+
+
 class Command(NamedTuple):
     """A script and its arguments, and the title of the command that has to be done before it."""
 
@@ -43,11 +47,45 @@ def flags_of(chosen):
     return words
 
 
+def say_next(*words):
+    """Prints the command that comes next, to be pasted; not within an experiment."""
+    if WITHIN not in os.environ:
+        print(f"Next: python {shlex.join(map(str, words))}")
+
+
+def as_flags(kind, flags):
+    """Flags as the user types them: within an experiment after --label-flags, say."""
+    return f'--{kind}-flags "{flags}"' if WITHIN in os.environ else flags
+
+
+def beside(folder, name):
+    """The path of another folder beside this one."""
+    return os.path.join(os.path.dirname(os.path.normpath(folder)), name)
+
+
+def labels_next(data, teacher):
+    """The command by which a teacher labels what its Dataset has without a label."""
+    drawn = os.path.join(data.name, "unlabeled")
+    images = drawn if os.path.isdir(drawn) else "rest" if len(data.rest) else "photos/"
+    name = os.path.basename(os.path.normpath(teacher))
+    labels = "pseudo" if name == "teacher" else f"pseudo_of_{name.removesuffix('_teacher')}"
+    return ["imagenet_dummy_label.py", images, "--teacher", teacher, "--keep-share", "0.5",
+            "--out", beside(teacher, labels)]
+
+
+def student_next(labels):
+    """The command by which a student learns from labels."""
+    name = os.path.basename(os.path.normpath(labels))
+    _, _, of = name.partition("_of_")
+    student = f"student_of_{of}" if of else "student"
+    return ["data_generator.py", "--pseudo", labels, "--log-dir", beside(labels, student)]
+
+
 def run(command, threads=None):
     """Runs a command, on that many threads, and shows what it prints after its title."""
     title, words, _ = command
     print(f"{title} python {shlex.join(words)}", flush=True)
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", WITHIN: "1"}
     if threads:
         for key in THREADS:
             environment.setdefault(key, str(threads))

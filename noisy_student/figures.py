@@ -281,10 +281,11 @@ def survival(probabilities, blocks, path):
     """A bar per residual block, a shade per stage.
 
     Args:
-        probabilities: of survival, one for each block. blocks: how many each of four stages has.
+        probabilities: of survival, one for each block. blocks: how many each stage has, of which
+            there are four at most.
     """
     figure, (axes,) = new_figure(3.8)
-    shades = np.repeat(["#c6dbef", "#85bcdc", "#3182bd", "#08519c"], blocks)
+    shades = np.repeat(["#c6dbef", "#85bcdc", "#3182bd", "#08519c"][:len(blocks)], blocks)
     for number, (p, shade) in enumerate(zip(probabilities, shades), 1):
         axes.bar(number, p, color=shade)
         # More bars than that leave no room for numbers.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich import progress
 
-from noisy_student import pool, runs
+from noisy_student import commands, pool, runs
 from noisy_student.batches import in_batches, made_ahead
 from noisy_student.data import load_data
 from noisy_student.files import UserError, sha256, write_arrays
@@ -215,14 +215,15 @@ def nothing_kept(rule, sources, histogram):
     if not seen:
         return f"{', '.join(sources)}: no readable image found that may be learnt from"
     if rule.share:
-        return f"--keep-share {rule.share}: keeps none of {seen:,} images"
+        return (f"--keep-share {rule.share}: keeps none of {seen:,} images. "
+                f"Try {commands.as_flags('label', '--keep-share 1')}")
     at = {}
     for share in (0.1, 0.5, 0.9, 1.0):
         at[share] = (int(np.searchsorted(below, share * seen)) + 1) / BINS
     return (f"no image is above --threshold {rule.threshold}. Of {seen:,} images, a tenth has a "
             f"confidence below {at[0.1]:.2f}, half below {at[0.5]:.2f}, nine tenths below "
             f"{at[0.9]:.2f}, all below {at[1.0]:.2f}. "
-            f"Try --threshold {max(at[0.9] - 0.01, 0):.2f}")
+            f"Try {commands.as_flags('label', f'--threshold {max(at[0.9] - 0.01, 0):.2f}')}")
 
 
 def with_progress(batches, total):
@@ -293,8 +294,7 @@ def save_labels(run, rule, kept, index, record, temperature):
     pictures = figures.draw_labels(run.folder, kept, class_names, record.histogram,
                                    None if rule.share else rule.threshold)
     print(f"pictures: {', '.join(map(str, pictures))}")
-    print(f"Next: python data_generator.py --pseudo {run.folder}, "
-          "with the teacher's --data and other flags")
+    commands.say_next(*commands.student_next(run.folder))
 
 
 def without_label(hard, class_names):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import sys
 import time
 
@@ -15,6 +16,10 @@ from noisy_student.runs import BACKUP, save_network
 
 # Images that a network looks at together when it does not learn.
 BATCH = 256
+# Multiply-adds that one core of a laptop trains with in a second, roughly.
+CORE = 2e10
+# A warning is worth a line from here on.
+MANY_HOURS = 3
 
 
 def train(model, batches, held_out, run, optimizer, schedule=None, tensorboard=False):
@@ -46,6 +51,7 @@ def train(model, batches, held_out, run, optimizer, schedule=None, tensorboard=F
     if first:
         print(f"resuming {run.folder} after epoch {first} of {epochs}")
     if first < epochs and not keeper.stopped:
+        warn_of_hours(model, (epochs - first) * steps_per_epoch * batch_size)
         fed = backend.feed(lambda: batches(first * steps_per_epoch), batch_size)
         model.fit(fed, epochs=epochs, initial_epoch=first, steps_per_epoch=steps_per_epoch,
                   shuffle=False, validation_data=backend.validation_feed(*held_out, BATCH),
@@ -66,7 +72,7 @@ class Keeper(keras.callbacks.Callback):
     def __init__(self, run, seed, epochs, schedule=None):
         super().__init__()
         self.run, self.seed, self.epochs, self.schedule = run, seed, epochs, schedule
-        self.history, self.seconds, self.stopped = [], 0.0, False
+        self.history, self.seconds, self.stopped, self.left = [], 0.0, False, ""
 
     def variables(self, model):
         """All that a training changes: weights, running statistics, the optimizer's moments."""
@@ -91,6 +97,8 @@ class Keeper(keras.callbacks.Callback):
         self.ends = [time.monotonic()]
 
     def on_epoch_begin(self, epoch, logs=None):
+        if self.left and sys.stdout.isatty():
+            print(self.left)
         seed_generators(self.model, np.random.default_rng([self.seed, epoch]))
         if self.schedule:
             self.model.optimizer.learning_rate = self.schedule(self.history)[0]
@@ -131,14 +139,36 @@ class Keeper(keras.callbacks.Callback):
         ends = self.ends[1:] if len(self.ends) > 2 else self.ends
         per_epoch = (ends[-1] - ends[0]) / (len(ends) - 1)
         to_go = self.epochs - row["epoch"]
-        left = f"{to_go} epochs, {duration(per_epoch * to_go)} left"
+        self.left = ""
+        if to_go:
+            epochs = "1 epoch" if to_go == 1 else f"{to_go} epochs"
+            self.left = f"{epochs}, {duration(per_epoch * to_go)} left"
         if sys.stdout.isatty():
-            # Keras' own progress bar has said the rest.
-            print(left)
+            # Keras' own progress bar says the rest, and ends its line after this.
             return
         print(f"epoch {row['epoch']} of {self.epochs}: loss {row['loss']:.4f}, "
               f"accuracy {row['accuracy']:.4f}, val_loss {row['val_loss']:.4f}, "
-              f"val_accuracy {row['val_accuracy']:.4f}; {left}", flush=True)
+              f"val_accuracy {row['val_accuracy']:.4f}{'; ' if to_go else ''}{self.left}",
+              flush=True)
+
+
+def warn_of_hours(model, images):
+    """Says at once where a machine without a GPU would train for many hours.
+
+    Args:
+        images: how many the network is going to see, repetitions included.
+    """
+    multiply_adds = 0
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):
+            places = math.prod(layer.output.shape[1:-1])
+            multiply_adds += math.prod(layer.kernel.shape) * places
+    # The gradients cost twice what the answer does.
+    per_second = CORE * (os.cpu_count() or 1)
+    hours = 3 * multiply_adds * images / per_second / 3600
+    if hours > MANY_HOURS and not backend.gpus():
+        print(f"on this CPU that takes about {hours:,.0f} hours. Ctrl-C ends it; --network small "
+              "and fewer --epochs take fewer")
 
 
 def seed_generators(model, rng):

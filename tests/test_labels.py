@@ -13,7 +13,7 @@ from PIL import Image
 
 import data_generator
 import imagenet_dummy_label as step2
-from noisy_student import labels, record, runs
+from noisy_student import commands, labels, record, runs
 from noisy_student.data import load_data
 from noisy_student.files import UserError, sha256
 from noisy_student.training import predict
@@ -35,6 +35,14 @@ def test_nothing_kept_says_how_confident_the_teacher_was():
         "no image is above --threshold 0.9. Of 100 images, a tenth has a confidence below 0.35, "
         "half below 0.39, nine tenths below 0.43, all below 0.44. Try --threshold 0.42")
     assert labels.nothing_kept(rule, sources, 0 * histogram).startswith("a, b: no readable image")
+
+
+def test_within_an_experiment_what_to_try_is_one_of_its_own_flags(monkeypatch):
+    monkeypatch.setenv(commands.WITHIN, "1")
+    histogram = np.zeros(record.BINS, dtype=int)
+    histogram[500] = 1
+    assert labels.nothing_kept(step2.Rule(threshold=0.75), ["a"], histogram).endswith(
+        'Try --label-flags "--threshold 0.49"')
 
 
 # --- what step 4 reads ----------------------------------------------------------------------------

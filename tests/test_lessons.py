@@ -10,7 +10,8 @@ from conftest import ROOT, TINY, evaluate, label, train_student
 from PIL import Image
 
 import predict
-from noisy_student import arguments, runs
+from noisy_student import arguments, commands, runs
+from noisy_student.data import load_data
 from noisy_student.files import UserError, read_json, sha256
 from noisy_student.images import read_image
 from noisy_student.training import predict as say
@@ -105,6 +106,50 @@ def test_predict_names_what_the_network_finds_most_probable(student, toy, tmp_pa
     assert out.splitlines()[1] == f"{notes}: left out: not an image"
     assert "absent.png: left out: " in out and "No such file" in out
     assert ask(notes) == (1, f"{notes}: left out: not an image\n")
+
+
+def test_predict_asks_several_networks_about_a_folder(student, teacher, toy, capsys):
+    folder = toy / "test" / "star"
+    predict.main(arguments.prediction("", [str(folder), "--model", str(teacher), str(student)]))
+    lines = capsys.readouterr().out.splitlines()
+    paths = [path for path in sorted(folder.iterdir()) for _ in range(2)]
+    assert len(lines) == 8
+    for line, path, run in zip(lines, paths, [teacher, student] * 4):
+        assert line.startswith(f"{path}: {run}: ")
+
+
+@pytest.mark.parametrize("command, says", [
+    ("cifar10_resnet50.py --data nowhere", "nowhere: no such file or folder (--data)"),
+    ("imagenet_dummy_label.py nowhere", "nowhere: no such file or folder"),
+    ("imagenet_dummy_label.py rest --teacher nowhere",
+     "nowhere: nothing there yet. Run first: python cifar10_resnet50.py"),
+    ("data_generator.py --pseudo nowhere",
+     "nowhere: nothing there yet. Run first: python imagenet_dummy_label.py IMAGES"),
+    ("predict.py photo.jpg --model nowhere",
+     "nowhere: nothing there yet. Run first: python data_generator.py, or cifar10_resnet50.py")])
+def test_what_is_missing_is_said_before_keras_is_imported(command, says, tmp_path):
+    code = (f"import runpy, sys; sys.path.insert(0, {str(ROOT)!r}); "
+            "sys.modules['keras'] = None; sys.argv = sys.argv[1:]; "
+            "runpy.run_path(sys.argv[0], run_name='__main__')")
+    script, *words = command.split()
+    result = subprocess.run([sys.executable, "-c", code, ROOT / script, *words], cwd=tmp_path,
+                            capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (1, f"error: {says}\n")
+
+
+def test_the_next_command_can_be_pasted_and_is_not_said_within_an_experiment(toy, capsys,
+                                                                            monkeypatch):
+    data = load_data(str(toy), 80)
+    commands.say_next(*commands.labels_next(data, "logs/noisy_teacher"))
+    commands.say_next(*commands.student_next("logs/pseudo_of_noisy"))
+    assert capsys.readouterr().out.splitlines() == [
+        f"Next: python imagenet_dummy_label.py {toy / 'unlabeled'} --teacher logs/noisy_teacher "
+        "--keep-share 0.5 --out logs/pseudo_of_noisy",
+        "Next: python data_generator.py --pseudo logs/pseudo_of_noisy "
+        "--log-dir logs/student_of_noisy"]
+    monkeypatch.setenv(commands.WITHIN, "1")
+    commands.say_next("eval.py", "logs")
+    assert capsys.readouterr().out == ""
 
 
 def test_importing_in_an_empty_folder_does_nothing_and_prints_nothing(tmp_path):

@@ -80,6 +80,12 @@ def test_script_prints_and_draws(tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_script_draws_the_small_network_too(tmp_path):
+    picture = tmp_path / "survival.png"
+    step3.main(arguments.survival("", ["--network", "small", "--out", str(picture)]))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_noise_goes_on_after_the_first_epoch_and_is_the_same_when_resumed():
     """Validation must not leave the layer in inference mode, nor a restart repeat its draws."""
     def outputs(first_epoch):
