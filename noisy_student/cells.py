@@ -271,8 +271,11 @@ class Labelling:
         self.kept, self.balanced = (
             np.mean([run.results[key] for run in of_name], axis=0)
             for key in ("kept_per_class", "balanced_per_class"))
-        # Runs that were copied without their large files have their counts alone.
-        columns = [read_table(run.check("images.csv")) for run in of_name
-                   if run.path("images.csv").exists()]
-        self.confidence, self.right = (np.concatenate(column)
-                                       for column in zip(*columns, (np.empty(0), np.empty(0))))
+        confidences, rights = [np.empty(0)], [np.empty(0)]
+        for run in of_name:
+            # Runs that were copied without their large files have their counts alone.
+            if run.path("images.csv").exists():
+                confidence, right = read_table(run.check("images.csv"))
+                confidences.append(confidence)
+                rights.append(right)
+        self.confidence, self.right = np.concatenate(confidences), np.concatenate(rights)

@@ -377,38 +377,37 @@ def differences(answers, path):
     return save(figure, path)
 
 
-def line_charts(cells, title, heads, curves, **options):
-    """Panels one below the other with a line per cell, and one legend for all.
+def line_charts(names, panels, **options):
+    """Panels one below the other with a line per name, and one legend for all.
 
     Args:
-        heads: a title for each panel. curves: of (panel, i, cell), the i-th cell's (x, y) pairs:
-            first its line, then what is drawn thin or, where it is one point, hollow.
+        panels: (title, curves) of each; curves has for each name a list of (x, y): first its line,
+            then what is drawn thin or, where it is one point, hollow.
+
+    Returns: the figure, and the axes of each panel.
     """
-    more, drawn_cells = len(cells) - MAX_LINES, list(cells.values())[:MAX_LINES]
-    names = [wrapped(title(name)) for name in list(cells)[:MAX_LINES]]
+    more, names = len(names) - MAX_LINES, [wrapped(name) for name in names[:MAX_LINES]]
     legend = 0.4 + 0.21 * sum(name.count("\n") + 1 for name in names)
-    figure, panels = new_figure(3.2 * len(heads) + legend, len(heads), **options)
+    figure, all_axes = new_figure(3.2 * len(panels) + legend, len(panels), **options)
     lines = {}
-    for panel, (axes, head) in enumerate(zip(panels, heads)):
-        axes.set_title(head)
-        for i, cell in enumerate(drawn_cells):
-            for k, (x, y) in enumerate(curves(panel, i, cell)):
-                if k == 0:
-                    lines[i], = axes.plot(x, y, markevery=max(1, len(x) // 8), **style(i))
-                else:
-                    axes.plot(x, y, color=COLOURS[i], linewidth=0.8, alpha=0.4 if len(x) > 1 else 1,
-                              marker=MARKERS[i] if len(x) == 1 else "", markerfacecolor="white")
+    for axes, (title, curves) in zip(all_axes, panels):
+        axes.set_title(title)
+        for i, of_name in enumerate(curves[:MAX_LINES]):
+            for x, y in of_name[:1]:
+                lines[i], = axes.plot(x, y, markevery=max(1, len(x) // 8), **style(i))
+            for x, y in of_name[1:]:
+                axes.plot(x, y, color=COLOURS[i], linewidth=0.8, alpha=0.4 if len(x) > 1 else 1,
+                          marker=MARKERS[i] if len(x) == 1 else "", markerfacecolor="white")
     drawn = sorted(lines)
     figure.legend([lines[i] for i in drawn], [names[i] for i in drawn], loc="outside lower left",
                   title=f"{more} more not drawn" if more > 0 else None, alignment="left")
-    return figure, panels
+    return figure, all_axes
 
 
 @our_settings
 def learning_curves(cells, title, path):
     """Validation accuracy and training loss: each run to its own end, the mean while all ran."""
-    def curves(panel, i, cell):
-        key, scale = (("val_accuracy", 100), ("loss", 1))[panel]
+    def curves(cell, key, scale):
         seeds = []
         for m in cell.values():
             y = np.array([scale * float(row.get(key, np.nan)) for row in m.history])
@@ -417,10 +416,13 @@ def learning_curves(cells, title, path):
         steps = seeds[0][0][:common]
         return [(steps, np.mean([y[:common] for _, y in seeds], axis=0)), *seeds]
 
-    heads = "accuracy on the validation images, %", "training loss, nats per image"
-    figure, panels = line_charts(cells, title, heads, curves, sharex=True)
-    panels[1].set_xlabel("optimizer steps; thick: means; thin: each seed")
-    panels[1].xaxis.set_major_formatter("{x:,.0f}")
+    panels = []
+    for head, key, scale in (("accuracy on the validation images, %", "val_accuracy", 100),
+                             ("training loss, nats per image", "loss", 1)):
+        panels.append((head, [curves(cell, key, scale) for cell in cells.values()]))
+    figure, axes = line_charts(list(map(title, cells)), panels, sharex=True)
+    axes[1].set_xlabel("optimizer steps; thick: means; thin: each seed")
+    axes[1].xaxis.set_major_formatter("{x:,.0f}")
     return save(figure, path)
 
 
@@ -444,34 +446,45 @@ def kinds_of(cells):
 @our_settings
 def robustness(cells, title, path):
     """Accuracy by severity of corruption and by strength of attack, means over seeds."""
-    def curves(panel, i, cell):
-        results = tested(cell, kinds[panel])
-        if not results:
-            return []
-        if kinds[panel] == "adversarial":
-            curve = np.mean([[result["clean"], *result["fgsm"]] for result in results], axis=0)
-            pgd = np.mean([result["pgd"] for result in results])
-            at = np.interp(results[0]["pgd_epsilon"], epsilons, range(len(epsilons)))
-            # PGD's points would hide each other: each cell's is a little aside.
-            return [(range(len(curve)), 100 * curve), ([at + 0.09 * (i - 3.5)], [100 * pgd])]
-        errors = np.mean([list(result["errors"].values()) for result in results], axis=(0, 1))
-        return [(range(1, 6), 100 - 100 * errors)]
-
+    panels, ticks, labels = [], [], []
     kinds = kinds_of(cells)
-    attacks = [result for cell in cells.values() for result in tested(cell, "adversarial")]
-    epsilons = [0, *attacks[0]["epsilons"]] if attacks else []
-    # What stands above a panel, along its axis, and below it.
-    labels = {"corrupted": ("corrupted images: accuracy, %", range(1, 6),
-                            "severity, mean over the corruptions"),
-              "adversarial": ("attacked images: accuracy, % (hollow: PGD)",
-                              ["clean", *epsilons[1:]],
-                              "FGSM: how far each pixel may move, of 255")}
-    figure, panels = line_charts(cells, title, [labels[kind][0] for kind in kinds], curves)
-    for axes, kind in zip(panels, kinds):
-        first = 1 if kind == "corrupted" else 0
-        axes.set_xticks(range(first, first + len(labels[kind][1])), labels[kind][1])
-        axes.set_xlabel(labels[kind][2])
+    if "corrupted" in kinds:
+        panels.append(("corrupted images: accuracy, %",
+                       [corrupted_curves(tested(cell, "corrupted")) for cell in cells.values()]))
+        ticks.append((range(1, 6), range(1, 6)))
+        labels.append("severity, mean over the corruptions")
+    if "adversarial" in kinds:
+        results = [tested(cell, "adversarial") for cell in cells.values()]
+        panels.append(("attacked images: accuracy, % (hollow: PGD)",
+                       [attacked_curves(seeds, i) for i, seeds in enumerate(results)]))
+        epsilons = next(seeds for seeds in results if seeds)[0]["epsilons"]
+        ticks.append((range(len(epsilons) + 1), ["clean", *epsilons]))
+        labels.append("FGSM: how far each pixel may move, of 255")
+    figure, all_axes = line_charts(list(map(title, cells)), panels)
+    for axes, (places, names), label in zip(all_axes, ticks, labels):
+        axes.set_xticks(places, names)
+        axes.set_xlabel(label)
     return save(figure, path)
+
+
+def corrupted_curves(results):
+    """Accuracy, %, at each severity: the mean over seeds and corruptions."""
+    if not results:
+        return []
+    errors = np.mean([list(result["errors"].values()) for result in results], axis=(0, 1))
+    return [(range(1, 6), 100 - 100 * errors)]
+
+
+def attacked_curves(results, i):
+    """Accuracy, %, without and under FGSM, and under PGD, the means over seeds of the i-th cell."""
+    if not results:
+        return []
+    fgsm = np.mean([[result["clean"], *result["fgsm"]] for result in results], axis=0)
+    pgd = np.mean([result["pgd"] for result in results])
+    epsilons = [0, *results[0]["epsilons"]]
+    place = np.interp(results[0]["pgd_epsilon"], epsilons, range(len(epsilons)))
+    # The cells' points would hide each other: each is a little aside.
+    return [(range(len(epsilons)), 100 * fgsm), ([place + 0.09 * (i - 3.5)], [100 * pgd])]
 
 
 @our_settings
@@ -483,26 +496,26 @@ def pseudo_labels(labellings, path):
             .threshold (None where a share was kept by rank), .confidence (M,) of every image seen,
             and .right (M,), NaN where the truth is unknown.
     """
-    def curves(panel, i, of):
-        known = ~np.isnan(of.right)
-        return [binned(of.confidence[known], of.right[known])] if panel and known.any() else []
-
-    first = labellings[0]
-    heads = [wrapped(f"images per class: {first.title}", 46) + "\n"]
-    if any(not np.isnan(of.right).all() for of in labellings[:MAX_LINES]):
-        heads.append("of these right, %, where the truth is known")
-    figure, panels = line_charts(dict(enumerate(labellings)), lambda i: labellings[i].title, heads,
-                                 curves)
+    first, curves = labellings[0], []
+    for labelling in labellings:
+        known = ~np.isnan(labelling.right)
+        curves.append([binned(labelling.confidence[known], labelling.right[known])]
+                      if known.any() else [])
+    # Bars are drawn into the first panel below.
+    panels = [(wrapped(f"images per class: {first.title}", 46) + "\n", [])]
+    if any(curves[:MAX_LINES]):
+        panels.append(("of these right, %, where the truth is known", curves))
+    figure, (counts, *others) = line_charts([labelling.title for labelling in labellings], panels)
     bars = range(len(first.class_names))
-    panels[0].bar(bars, first.balanced, width=0.85, color="#b5d4e9", label="after balancing")
-    panels[0].bar(bars, first.kept, width=0.5, color=BLUE, label="kept")
-    panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2)
-    name_classes(panels[0].set_xticks, first.class_names, rotation=45, ha="right",
+    counts.bar(bars, first.balanced, width=0.85, color="#b5d4e9", label="after balancing")
+    counts.bar(bars, first.kept, width=0.5, color=BLUE, label="kept")
+    counts.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2)
+    name_classes(counts.set_xticks, first.class_names, rotation=45, ha="right",
                  rotation_mode="anchor")
-    panels[0].yaxis.set_major_formatter("{x:,.0f}")
-    for axes in panels[1:]:
+    counts.yaxis.set_major_formatter("{x:,.0f}")
+    for axes in others:
         axes.plot([0, 100], [0, 100], color="black", linewidth=1)
-        thresholds = {of.threshold for of in labellings[:MAX_LINES]} - {None}
+        thresholds = {labelling.threshold for labelling in labellings[:MAX_LINES]} - {None}
         for k, threshold in enumerate(sorted(thresholds)):
             axes.axvline(100 * threshold, color=GREY, linestyle=":", linewidth=2)
             axes.annotate(f"threshold {100 * threshold:g} %", (100 * threshold, 3 + 11 * k),
