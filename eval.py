@@ -151,7 +151,7 @@ def main(args):
     robust = {}
     if args.corrupted or args.adversarial or args.shifted or args.check_overlap:
         data = load_data_of(first, args.data)
-        tests = robustness.tests(data, args.corrupted, args.adversarial, args.shifted,
+        tests = robustness.make_tests(data, args.corrupted, args.adversarial, args.shifted,
                                  args.robust_images)
         robust_data.run_tests(cells, tests, args.robust_seeds)
         robust = robust_data.tables(cells, tests, title, robustness.EXPLANATION)

@@ -141,14 +141,14 @@ def pgd(network, x, t, epsilon=PGD_EPSILON, steps=PGD_STEPS, seed=0):
 
     Returns: uint8 (N, 32, 32, 3).
     """
-    near = x + np.random.default_rng(seed).uniform(-epsilon, epsilon, x.shape)
-    # Far enough in all to cross the box, whatever the place to begin at.
+    images = x + np.random.default_rng(seed).uniform(-epsilon, epsilon, x.shape)
+    # All steps together are long enough to cross the box from any place.
     size = 2.5 * epsilon / steps
     for _ in range(steps):
-        near = np.clip(near, 0, 255)
-        step = size * np.sign(loss_gradient(network, near / 255, t))
-        near = np.clip(near + step, x - float(epsilon), x + float(epsilon))
-    return np.clip(near.round(), 0, 255).astype(np.uint8)
+        images = np.clip(images, 0, 255)
+        step = size * np.sign(loss_gradient(network, images / 255, t))
+        images = np.clip(images + step, x - float(epsilon), x + float(epsilon))
+    return np.clip(images.round(), 0, 255).astype(np.uint8)
 
 
 def attack(model, x, t, batch=250):
@@ -161,19 +161,19 @@ def attack(model, x, t, batch=250):
         PGD_EPSILON, "pgd": accuracy, "images": N}.
     """
     network = logits_of_pixels(model)
-    gradients, near = [], []
+    gradients, pgd_images = [], []
     for start in range(0, len(x), batch):
         rows = slice(start, start + batch)
         gradients.append(loss_gradient(network, x[rows] / 255, t[rows]))
-        near.append(pgd(network, x[rows], t[rows], seed=start))
+        pgd_images.append(pgd(network, x[rows], t[rows], seed=start))
     gradient = np.concatenate(gradients)
 
     def accuracy(images):
         return float((predict(model, images).argmax(axis=1) == t.argmax(axis=1)).mean())
 
-    return {"clean": accuracy(x), "epsilons": list(EPSILONS),
+    return {"clean": accuracy(x), "images": len(x), "epsilons": list(EPSILONS),
             "fgsm": [accuracy(fgsm(gradient, x, epsilon)) for epsilon in EPSILONS],
-            "pgd_epsilon": PGD_EPSILON, "pgd": accuracy(np.concatenate(near)), "images": len(x)}
+            "pgd_epsilon": PGD_EPSILON, "pgd": accuracy(np.concatenate(pgd_images))}
 
 
 def accuracy_by_attack(result):
@@ -186,7 +186,7 @@ def accuracy_by_attack(result):
 # --- the tests ------------------------------------------------------------------------------------
 
 
-def tests(data, corrupted=None, adversarial=False, shifted=(), most=None):
+def make_tests(data, corrupted=None, adversarial=False, shifted=(), most=None):
     """{name: Test} of what is asked for. A new test is a new entry here.
 
     Args:
@@ -194,20 +194,20 @@ def tests(data, corrupted=None, adversarial=False, shifted=(), most=None):
         shifted: labelled images from elsewhere, as --data takes them.
         most: at most this many images of each severity, and under attack.
     """
-    asked = {}
+    tests = {}
     if corrupted:
         images = robust_data.load_corrupted(corrupted, data, most)
-        asked["corrupted"] = Test(images.key, lambda model: corruption_errors(model, images),
+        tests["corrupted"] = Test(images.key, lambda model: corruption_errors(model, images),
                                   mean_corruption_error)
     if adversarial:
         rows = figures.spaced(len(data.y_test), most or ADVERSARIAL_IMAGES)
         x, t = data.x_test[rows], data.one_hot(data.y_test[rows])
         # Who changes an attack in this file gets its own numbers, not those that are kept.
-        asked["adversarial"] = Test(sha256(x, t, __file__), lambda model: attack(model, x, t),
+        tests["adversarial"] = Test(sha256(x, t, __file__), lambda model: attack(model, x, t),
                                     accuracy_by_attack)
     for folder in shifted:
-        asked[f"shifted {folder}"] = robust_data.shifted(folder, data)
-    return asked
+        tests[f"shifted {folder}"] = robust_data.shifted(folder, data)
+    return tests
 
 
 def main(args):
@@ -215,9 +215,9 @@ def main(args):
     cells, _ = load_cells(args.runs, CELLS, LABELS)
     first = next(iter(next(iter(cells.values())).values()))
     data = load_data_of(first.run, args.data)
-    asked = tests(data, args.corrupted, args.adversarial, args.shifted, args.robust_images)
-    run_tests(cells, asked, args.robust_seeds)
-    text, out = robust_data.tables(cells, asked, title, EXPLANATION), pathlib.Path(args.out)
+    tests = make_tests(data, args.corrupted, args.adversarial, args.shifted, args.robust_images)
+    run_tests(cells, tests, args.robust_seeds)
+    text, out = robust_data.tables(cells, tests, title, EXPLANATION), pathlib.Path(args.out)
     for name, (_, head, rows) in text.items():
         print(f"\n{name}\n{markdown(head, rows)}")
     with whole_file(out / "robustness.md") as path:

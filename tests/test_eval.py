@@ -1,5 +1,7 @@
 """The table and its answers: differences by hand, cells that are told apart, and the whole step."""
 
+import contextlib
+import io
 import os
 import shutil
 from types import SimpleNamespace
@@ -417,34 +419,60 @@ def logs(toy, teacher, pseudo, tmp_path_factory):
     return logs
 
 
-def test_tables_pictures_and_page(logs, teacher, pseudo, tmp_path, capsys):
-    evaluate(logs, "--out", tmp_path / "figures", "--report", tmp_path / "page.html")
-    out, results = capsys.readouterr().out, files.read_json(tmp_path / "figures" / "results.json")
-    (of_teacher,), (quiet,) = results["cells"].values()
-    said = runs.read(teacher).results
-    assert of_teacher["accuracy"] == said["test_accuracy"]
-    assert of_teacher["loss"] == pytest.approx(said["test_loss"], rel=1e-3)
-    # Matched.
+PICTURES = {"accuracy.png", "answers.png", "learning_curves.png", "confusion.png",
+            "pseudo_labels.png"}
+
+
+@pytest.fixture(scope="module")
+def step(logs, tmp_path_factory):
+    """A folder with figures/ and page.html, and what was printed."""
+    out = tmp_path_factory.mktemp("step5")
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        evaluate(logs, "--out", out / "figures", "--report", out / "page.html")
+    return out, printed.getvalue()
+
+
+def test_the_numbers_are_those_of_the_training(step, teacher):
+    (of_teacher,), (quiet,) = files.read_json(step[0] / "figures/results.json")["cells"].values()
+    results = runs.read(teacher).results
+    assert of_teacher["accuracy"] == results["test_accuracy"]
+    assert of_teacher["loss"] == pytest.approx(results["test_loss"], rel=1e-6)
+    # The student takes as many steps, though it has more images.
     assert quiet["steps"] == of_teacher["steps"] == 6
-    assert f"{100 * of_teacher['accuracy']:.2f} (" in out and "warning" not in out
-    assert "Do pseudo-labels help, without noise?  " in out and "left out" not in out
+
+
+def test_the_tables_are_printed(step, teacher, pseudo):
+    accuracy = runs.read(teacher).results["test_accuracy"]
     audit = runs.read(pseudo).results["audit"]["kept"]
-    assert f"| {100 * audit['precision']:.1f} " in out and f"| {100 * audit['recall']:.1f} " in out
-    pictures = {"accuracy.png", "answers.png", "learning_curves.png", "confusion.png",
-                "pseudo_labels.png"}
-    names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {"results.md", "results.json", *pictures}
-    page, photos = (tmp_path / "page.html").read_text(), 1 + (pseudo / "mistakes.png").exists()
-    assert page.count("data:image/png;base64,") == len(pictures) + photos
+    assert f"{100 * accuracy:.2f} (" in step[1]
+    assert f"| {100 * audit['precision']:.1f} " in step[1]
+    assert f"| {100 * audit['recall']:.1f} " in step[1]
+
+
+def test_the_answer_is_printed_without_a_warning(step):
+    assert "Do pseudo-labels help, without noise?  " in step[1]
+    assert "warning" not in step[1] and "left out" not in step[1]
+
+
+def test_all_pictures_are_drawn(step):
+    names = {path.name for path in (step[0] / "figures").iterdir()}
+    assert names == {"results.md", "results.json", *PICTURES}
+
+
+def test_the_page_holds_pictures_and_photos_and_needs_no_network(step, pseudo):
+    page, photos = (step[0] / "page.html").read_text(), 1 + (pseudo / "mistakes.png").exists()
+    assert page.count("data:image/png;base64,") == len(PICTURES) + photos
     assert "http" not in page and "Do pseudo-labels help, without noise?" in page
+
+
+def test_the_same_again_without_photos(step, logs, tmp_path):
     # What was drawn of other tables does not stay beside these.
-    (tmp_path / "again").mkdir()
-    (tmp_path / "again" / "robustness.png").touch()
-    evaluate(logs, "--out", tmp_path / "again", "--report", tmp_path / "page.html", "--no-photos")
-    again = (tmp_path / "again" / "results.md").read_text()
-    assert again == (tmp_path / "figures" / "results.md").read_text()
-    assert (tmp_path / "page.html").read_text().count("data:image/png;base64,") == len(pictures)
-    assert not (tmp_path / "again" / "robustness.png").exists()
+    (tmp_path / "robustness.png").touch()
+    evaluate(logs, "--out", tmp_path, "--report", tmp_path / "page.html", "--no-photos")
+    assert not (tmp_path / "robustness.png").exists()
+    assert (tmp_path / "results.md").read_text() == (step[0] / "figures/results.md").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/png;base64,") == len(PICTURES)
 
 
 def test_robustness_of_a_network_that_is_missing(logs, tmp_path):

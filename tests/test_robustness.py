@@ -136,19 +136,19 @@ def layout(toy, tmp_path_factory):
 
 def test_tests_are_what_is_asked_for(toy, layout):
     data = load_data(str(toy))
-    assert list(robustness.tests(data, corrupted=layout, adversarial=True)) == [
+    assert list(robustness.make_tests(data, corrupted=layout, adversarial=True)) == [
         "corrupted", "adversarial"]
-    assert robustness.tests(data) == {}
+    assert robustness.make_tests(data) == {}
 
 
 def test_a_changed_attack_is_asked_anew(toy, tmp_path, monkeypatch):
     data = load_data(str(toy))
-    before = robustness.tests(data, adversarial=True)["adversarial"].key
-    assert robustness.tests(data, adversarial=True)["adversarial"].key == before
+    before = robustness.make_tests(data, adversarial=True)["adversarial"].key
+    assert robustness.make_tests(data, adversarial=True)["adversarial"].key == before
     changed = tmp_path / "robustness.py"
     changed.write_text("EPSILONS = (1, 2)")
     monkeypatch.setattr(robustness, "__file__", str(changed))
-    assert robustness.tests(data, adversarial=True)["adversarial"].key != before
+    assert robustness.make_tests(data, adversarial=True)["adversarial"].key != before
 
 
 def test_without_a_test_there_is_one_line(capsys):
