@@ -35,43 +35,44 @@ from noisy_student.training import predict, train
 from small_network import build_small, whiten
 
 # --- the recipe -----------------------------------------------------------------------------------
-# All that a network is trained with. Every value can be another: most by a flag of the same name,
-# the others here.
+# How a network is trained. Flags of the same name change most values; the others change here.
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. Rates are those of a batch of batch_size images."""
+    """How a network is trained. learning_rate belongs to batches of batch_size images."""
 
     batch_size: int
-    # One epoch is one look at the validation images; how many steps it has is computed from the
-    # labelled images, unless --steps-per-epoch says so.
+    # Validation runs once per epoch. An epoch has labelled images / batch size steps, unless
+    # --steps-per-epoch gives another number.
     epochs: int
     learning_rate: float
     steps_per_epoch: int = None
     # A larger batch averages over more images and bears a larger step: with True, another
     # --batch-size changes the rate in proportion.
     scale_rate: bool = False
-    # "adam", "adamw" or "sgd". SGD learns images in the fewest steps if its rate is right; Adam
-    # forgives a wrong one.
+    # "adam", "adamw" or "sgd". SGD needs a well-chosen rate; Adam tolerates a wrong one better.
     optimizer: str = "adam"
-    # SGD's running mean of gradients, in Nesterov's form: it looks ahead of the step it takes.
+    # SGD's share of the last step that the next one keeps: with 0.85, steps that agree add up to
+    # 6.7 times a single one. Nesterov's form applies it once more, as if it had moved already.
     momentum: float = 0.0
-    # Shrinks the weights at each step by this times the rate, apart from the gradient.
+    # AdamW and SGD shrink the weights at each step by this times the rate. The decay is no part of
+    # the gradient, so that neither momentum nor Adam's scaling changes it.
     weight_decay: float = 0.0
-    # Whose names hold one of these are not shrunk: a bias says where, not how strongly.
+    # Variables whose name contains one of these do not shrink. A bias only shifts: to pull it to 0
+    # does not make a network simpler. ("beta" is the small network's only kind of bias.)
     not_decayed: tuple = ()
     # "brakes": constant, then ReduceLROnPlateau and EarlyStopping (the article's); "one_cycle": a
     # warm-up and half a cosine down to zero; "triangle": up to the peak and down in two lines.
     schedule: str = "brakes"
     # Patience of the article's EarlyStopping, in epochs; 0: never stop.
     early_stopping: int = 10
-    # The share of a hard label that is spread over all classes, so that a network need not drive
-    # its logits ever further apart to be a little more right about what it knows already.
+    # The share of a hard label that is spread evenly over all classes. Without it, the loss of an
+    # image that is right already still falls while its logits grow, and the network gets too sure.
     label_smoothing: float = 0.0
     # Memory of batch normalization's running statistics; a short run needs a shorter one.
     bn_momentum: float = 0.99
-    # Numbers of 16 bits where the GPU has them.
+    # Computes in bfloat16 where the GPU can; weights stay float32.
     bfloat16: bool = False
     # Mirrored and shifted images, which the article does not have: see step 4.
     flip_and_crop: str = "never"
@@ -83,8 +84,9 @@ RECIPES = {
     "fast": Recipe(batch_size=64, epochs=30, learning_rate=3e-3, optimizer="adamw",
                    weight_decay=0.02, schedule="one_cycle", bn_momentum=0.9, bfloat16=True,
                    flip_and_crop="with-noise"),
-    # For the small network: after KellerJordan/cifar10-airbench, whose rate is 1.5 for 1,024
-    # images, with the decay in Keras' terms (times the rate, at each step).
+    # For the small network. KellerJordan/cifar10-airbench has a rate of 1.5 for 1,024 images, and a
+    # decay of 0.0153 a step: 0.0153 / 1.5 here, where the decay is times the rate. (PyTorch's
+    # momentum makes that 0.0133 there.) Not airbench's: batch, epochs, and biases without decay.
     "sprint": Recipe(batch_size=512, epochs=20, learning_rate=0.75, scale_rate=True,
                      optimizer="sgd", momentum=0.85, weight_decay=0.0102, not_decayed=("beta",),
                      schedule="triangle", label_smoothing=0.2, bn_momentum=0.9, bfloat16=True,
@@ -92,8 +94,8 @@ RECIPES = {
 }
 # The article's epochs before ReduceLROnPlateau and EarlyStopping join.
 CONSTANT_SHARE = 250 / 300
-# The triangle starts at this share of the peak, reaches it after that share of all steps, and ends
-# at this one.
+# The triangle's rate: 0.2 of the peak at the first step, the peak after 0.23 of all steps, 0.07 of
+# the peak at the end. The numbers are airbench's.
 TRIANGLE_START, TRIANGLE_PEAK_AT, TRIANGLE_END = 0.2, 0.23, 0.07
 
 
@@ -126,12 +128,14 @@ def recipe_of(given, labelled):
 def smooth_labels(labels, smoothing):
     """Spreads a share of every hard label evenly over the classes (Szegedy et al. 2016, sec. 7).
 
-    A soft pseudo-label stays as it is: it already says how unsure its teacher is, and a teacher
-    that was trained on smoothed labels gives labels that are as smooth.
+    A soft pseudo-label stays as it is: smoothing it again would hide what its teacher says. A
+    smoothed teacher costs something: its labels say less about which classes are alike (Müller
+    et al. 2019). Hard pseudo-labels are smoothed like the true ones.
 
     Args:
         labels: float32 (N, C), hard ones and soft ones. smoothing: 0 (nothing changes) to 1.
     """
+    # A soft label that is rounded to 1 counts as hard: its teacher has no doubt left.
     hard = labels.max(axis=1, keepdims=True) == 1
     smooth = (1 - smoothing) * labels + smoothing / labels.shape[1]
     return np.where(hard, smooth, labels).astype(np.float32)
@@ -202,7 +206,7 @@ def normal_resblock50(data, filters, strides=1, name=None):
 
 
 def blocks_of(depth):
-    """Blocks in each stage of a network with so many layers. Raises: UserError."""
+    """Blocks in each stage of a network with `depth` layers. Raises: UserError."""
     if depth not in BLOCKS:
         raise UserError(f"--depth {depth}: there are {', '.join(map(str, BLOCKS))}")
     return BLOCKS[depth]
@@ -254,8 +258,8 @@ def build_resnet(depth=50, width=1.0, num_classes=10, block=normal_resblock50, d
 class Triangle(keras.optimizers.schedules.LearningRateSchedule):
     """Up to the peak in a straight line, and down to nearly nothing in another.
 
-    The way up is short: weights that begin at random bear no large steps. Most of the time goes
-    into the way down, in which the noise of the steps dies away.
+    The way up is short, and begins at a fifth of the peak: in the first steps gradients change
+    quickly, and a full step would overshoot. On the way down the noise of the steps dies away.
     """
 
     def __init__(self, peak, steps):
@@ -321,12 +325,12 @@ def brakes(history, recipe):
     rate, plateau, waited = recipe.learning_rate, np.inf, 0
     best, since_best = np.inf, 0
     for loss in losses:
-        # ReduceLROnPlateau, to which less than 1e-4 is no progress.
+        # ReduceLROnPlateau: an improvement by less than 1e-4 does not count.
         plateau, waited = (loss, 0) if loss < plateau - 1e-4 else (plateau, waited + 1)
         if waited == 3:
             # The optimizer keeps its rate in 32 bits.
             rate, waited = float(np.float32(rate)) * 0.1, 0
-        # EarlyStopping, to which anything is.
+        # EarlyStopping: every improvement counts.
         best, since_best = (loss, 0) if loss < best else (best, since_best + 1)
     return rate, bool(recipe.early_stopping and since_best >= recipe.early_stopping)
 
@@ -346,10 +350,11 @@ def my_eval(model, x, t, probabilities=None):
     return loss, accuracy
 
 
-def fit_and_finish(model, batches, data, recipe, run, tensorboard=False):
+def fit_and_finish(model, batches, data, recipe, run, images, tensorboard=False):
     """Trains, then reads the test images, once, and keeps what the network says about them.
 
     Args:
+        images: how many different images there are to learn from.
         batches: batches(k) yields batch k and all that come after it, without end, so that a
             killed training goes on with the batch it would have had.
     """
@@ -363,7 +368,8 @@ def fit_and_finish(model, batches, data, recipe, run, tensorboard=False):
     run.save_predictions(test=(p_test, data.y_test), validation=(p_val, t_val.argmax(axis=1)))
     loss, accuracy = my_eval(model, data.x_test, data.one_hot(data.y_test), p_test)
     run.finish(test_loss=loss, test_accuracy=accuracy, seconds=seconds,
-               steps=len(history) * recipe.steps_per_epoch, class_names=data.class_names)
+               steps=len(history) * recipe.steps_per_epoch, images=images,
+               class_names=data.class_names)
     print(f"{run.folder}: test accuracy {100 * accuracy:.2f} %")
 
 
@@ -398,7 +404,7 @@ def main(args):
             for _, rows in shuffled(data.train, recipe.batch_size, args.seed, first_batch):
                 yield data.x[rows], labels[rows]
 
-        fit_and_finish(model, batches, data, recipe, run, args.tensorboard)
+        fit_and_finish(model, batches, data, recipe, run, len(data.train), args.tensorboard)
     commands.say_next(*commands.labels_next(data, args.log_dir))
 
 

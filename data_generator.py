@@ -174,6 +174,7 @@ def main(args):
         dropout = args.dropout if noise_on_model else 0.0
         if args.network == "small":
             student = build_small_student(args.width, data.num_classes, p_last, dropout)
+            # From the same images as the teacher's, so that both have the same first layer.
             whiten(student, data.x[data.train])
         else:
             student = build_student(args.depth, args.width, data.num_classes, p_last, dropout,
@@ -186,7 +187,8 @@ def main(args):
         images = len(labelled_rows) + len(pseudo_rows)
         print(f"{steps:,} steps of {recipe.batch_size}: "
               f"{steps * recipe.batch_size / images:.1f} passes over {images:,} images")
-        fit_and_finish(student, batches, data, recipe, run, args.tensorboard)
+        different = len(labelled_rows) + len(np.unique(pseudo_rows))
+        fit_and_finish(student, batches, data, recipe, run, different, args.tensorboard)
     if args.pseudo == "none":
         commands.say_next(*commands.labels_next(data, args.log_dir))
     else:

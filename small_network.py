@@ -1,4 +1,4 @@
-"""A small network that learns in minutes where the article's takes days: --network small.
+"""A small network that learns in an hour on a laptop, the article's in weeks: --network small.
 
     python cifar10_resnet50.py --network small        # the teacher, with this network
     python small_network.py                           # prints its layers and what they cost
@@ -7,8 +7,8 @@ The article's ResNet50 computes 23.9 GFLOP for every image that it is trained on
 weeks of a laptop. What makes a network learn fast has been collected by people who train CIFAR-10
 against the clock (David Page's series, tysam-code/hlb-CIFAR10, KellerJordan/cifar10-airbench). This
 is a residual relative of theirs with 903,032 parameters and 0.43 GFLOP an image. Four ideas:
-whitening, identity beginnings, residual groups behind a pooling layer, and fast biases. What each
-is worth here is measured in results/small_network.md.
+whitening, identity (Dirac) initialisation, a residual after each pooling, and fast biases. What
+each is worth is measured by benchmarks/ladder.py.
 
 Step 1 builds it for the teacher, step 3 adds stochastic depth and dropout for the student.
 """
@@ -26,30 +26,33 @@ GROUPS = (64, 128, 128)
 PATCH = 2
 # Images that the whitening is computed from: a thousand hold 961,000 patches.
 WHITENING_IMAGES = 1000
-# Directions in which patches hardly vary hold the noise of camera and JPEG: they are amplified no
-# more than one with this share of the average variance is.
-WHITENING_FLOOR = 5e-4
-# The step of a bias grows with the square of this factor.
+# Added to each variance, as a share of the average one. Directions that hardly vary hold the noise
+# of camera and JPEG, and to divide by their small deviation would amplify it. Airbench's value.
+WHITENING_EPSILON = 5e-4
+# Multiplies a bias. Under SGD its steps then grow with the square: 64 times, airbench's factor.
+# Under Adam, whose steps do not depend on the gradient's size, they grow 8 times.
 BIAS_FACTOR = 8
-# Divides the logits, whose spread then suits a softmax from the first step on.
+# Divides the logits, which would otherwise be so far apart that the first softmax is nearly
+# one-hot. Airbench's value.
 LOGIT_SCALE = 9
 
 
 # --- whitening ------------------------------------------------------------------------------------
-# Neighbouring pixels are nearly the same, so the first layer of a network spends its first epochs
-# on learning differences of neighbours. The best linear ones are known without any label: the
-# principal components of small patches, each divided by its standard deviation. They are computed
-# once and stay as they are, which also saves their gradient, the most expensive one of the network.
+# Neighbouring pixels are nearly the same, so that inputs are strongly correlated, and SGD is slow
+# in directions that vary little. Directions that are uncorrelated and vary alike are known without
+# a label: the principal components of small patches, each divided by its standard deviation. They
+# are computed once and stay as they are, so that no gradient has to flow below the first group.
 
 
 def principal_components(images):
-    """The directions in which 2x2 patches vary, scaled to a variance of 1, and the mean patch.
+    """The directions in which 2x2 patches vary, scaled to a variance of 1 (less for the weakest).
 
     Args:
         images: uint8 (N, 32, 32, 3).
 
-    Returns: float32 (2, 2, 3, 12), the most varying direction first, and (2, 2, 3); of 0..1.
+    Returns: float32 (2, 2, 3, 12), the most varying first, and the mean patch (2, 2, 3), 0..1.
     """
+    # Images of a folder come class by class.
     spaced = images[::max(1, len(images) // WHITENING_IMAGES)][:WHITENING_IMAGES]
     x = spaced.astype(np.float32) / 255
     size = x.shape[1] - PATCH + 1
@@ -62,8 +65,9 @@ def principal_components(images):
     variances, directions = np.linalg.eigh(covariance)
     # eigh gives the smallest first.
     variances, directions = variances[::-1], directions[:, ::-1]
-    floor = WHITENING_FLOOR * variances.mean() + 1e-12
-    components = directions / np.sqrt(np.maximum(variances, 0) + floor)
+    # The 1e-12 keeps images of one colour from a division by zero.
+    epsilon = WHITENING_EPSILON * variances.mean() + 1e-12
+    components = directions / np.sqrt(np.maximum(variances, 0) + epsilon)
     shape = (PATCH, PATCH, 3)
     return components.reshape(*shape, -1).astype(np.float32), mean.reshape(shape)
 
@@ -71,10 +75,10 @@ def principal_components(images):
 def whiten(model, images):
     """Sets the network's first convolution, which is never trained, from images without labels.
 
-    A GELU cuts negative values off, so each component is there twice, with either sign.
+    A GELU damps negative values to nearly 0, so each component is there twice, with either sign.
 
     Args:
-        images: uint8 (N, 32, 32, 3), those the network is trained on.
+        images: uint8 (N, 32, 32, 3), the labelled ones that are trained on.
     """
     components, mean = principal_components(images)
     kernel = np.concatenate([components, -components], axis=3)
@@ -82,15 +86,18 @@ def whiten(model, images):
     model.get_layer("whiten").set_weights([kernel, bias])
 
 
-# --- identity beginnings --------------------------------------------------------------------------
-# A convolution with random weights scrambles what comes in, and a deep stack of them hands next to
-# nothing on. One that begins as the identity hands everything on from the first step, and training
-# only has to find out what to change.
+# --- identity initialisation ----------------------------------------------------------------------
+# A convolution with random weights mixes its inputs, and a deep stack has to unlearn that first.
+# One that begins as the identity (Dirac initialisation) passes its inputs on from the first step,
+# and training only has to find out what to change.
 
 
 @keras.saving.register_keras_serializable(package="noisy_student")
 class Identity(keras.initializers.Initializer):
-    """A convolution that begins by copying its inputs; filters beyond these begin at random."""
+    """Initialises a convolution such that it copies its inputs (torch.nn.init.dirac_).
+
+    Filters beyond the inputs begin at random. With fewer filters, the last inputs are not copied.
+    """
 
     def __call__(self, shape, dtype=None):
         """Args: shape: (h, w, inputs, filters), h and w odd. Returns: a kernel of that shape."""
@@ -98,7 +105,7 @@ class Identity(keras.initializers.Initializer):
         copied = min(inputs, filters)
         identity = np.zeros(shape, np.float32)
         identity[height // 2, width // 2, :copied, :copied] = np.eye(copied)
-        # PyTorch's beginning, which is narrower than Keras'.
+        # PyTorch's default, uniform within 1/sqrt(fan_in): the recipe's rate was tuned with it.
         random = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
         beyond = (np.arange(filters) >= copied).astype(np.float32)
         kernel = ops.add(identity, ops.multiply(random(shape), beyond))
@@ -107,13 +114,13 @@ class Identity(keras.initializers.Initializer):
 
 # --- fast biases ----------------------------------------------------------------------------------
 # Batch normalization gives every channel the same spread, and its bias then decides how much of the
-# channel a GELU lets through. That is a single number per channel with a large effect, and wants
-# longer steps than the thousands of weights beside it. Multiplying it by 8 makes both its gradient
-# and its effect 8 times as large, so that SGD moves it 64 times as fast.
+# channel a GELU lets through: one number per channel with a large effect. People who train against
+# the clock let it learn 64 times as fast as the weights. Here the layer multiplies it by 8: its
+# gradient and its effect are each 8 times as large, so that a step of SGD moves it 64 times as far.
 
 
 @keras.saving.register_keras_serializable(package="noisy_student")
-class FastBias(BatchNormalization):
+class FastBiasNormalization(BatchNormalization):
     """Batch normalization without a scale, whose bias learns 64 times as fast under SGD."""
 
     def __init__(self, scale=False, epsilon=1e-5, **kwargs):
@@ -143,13 +150,13 @@ def group(x, filters, name, survive=None):
     """
     x = convolution(x, filters, f"{name}_conv1")
     x = layers.MaxPooling2D(2, name=f"{name}_pool")(x)
-    x = FastBias(name=f"{name}_bn1")(x)
+    x = FastBiasNormalization(name=f"{name}_bn1")(x)
     x = layers.Activation("gelu", name=f"{name}_gelu1")(x)
     residual = convolution(x, filters, f"{name}_conv2")
-    residual = FastBias(name=f"{name}_bn2")(residual)
+    residual = FastBiasNormalization(name=f"{name}_bn2")(residual)
     residual = layers.Activation("gelu", name=f"{name}_gelu2")(residual)
     residual = convolution(residual, filters, f"{name}_conv3")
-    residual = FastBias(name=f"{name}_bn3")(residual)
+    residual = FastBiasNormalization(name=f"{name}_bn3")(residual)
     if survive is not None:
         residual = survive(residual)
     x = layers.Add(name=f"{name}_add")([x, residual])
@@ -190,7 +197,7 @@ def build_small(width=1.0, num_classes=10, dropout=None, survivals=None):
 
 
 def main():
-    """Prints each convolution, its output and its cost."""
+    """Prints each convolution's cost. Training takes 6 FLOP per multiply-add: 2, three times."""
     model = build_small()
     print("layer            output        million multiply-adds")
     total = 0

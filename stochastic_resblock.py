@@ -49,8 +49,8 @@ class StochasticSurvival(layers.Layer):
     Args:
         p_survival: in (0, 1].
         seed: int or None.
-        per_sample: draw for every image of a batch (as the official Noisy Student code does) rather
-            than once per batch (as the first paper and the article do).
+        per_sample: draws once per image, as the official Noisy Student code does (which divides by
+            p_survival in training instead), not once per batch, as Huang et al. and the article.
     """
 
     def __init__(self, p_survival, seed=None, per_sample=False, **kwargs):

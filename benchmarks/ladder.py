@@ -42,7 +42,7 @@ def without_residual(x, filters, name, survive=None):
     for i in (1, 2, 3):
         if i > 1:
             x = small_network.convolution(x, filters, f"{name}_conv{i}")
-        x = small_network.FastBias(name=f"{name}_bn{i}")(x)
+        x = small_network.FastBiasNormalization(name=f"{name}_bn{i}")(x)
         x = keras.layers.Activation("gelu")(x)
     return x
 
@@ -61,7 +61,7 @@ def not_whitened(model, images):
 ROWS = {
     "all of it": ({}, {}),
     "without whitening": ({"whiten": not_whitened}, {}),
-    "without identity beginnings": ({"Identity": random_beginning}, {}),
+    "without identity initialisation": ({"Identity": random_beginning}, {}),
     "without residuals": ({"group": without_residual}, {}),
     "without fast biases": ({"BIAS_FACTOR": 1}, {}),
     "without label smoothing": ({}, {"label_smoothing": 0.0}),

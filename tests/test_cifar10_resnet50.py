@@ -201,6 +201,7 @@ def test_what_a_run_leaves_behind(teacher, toy):
         "model.keras", "best.keras", "history.csv", "predictions.npz", "run.json"}
     run, data = runs.finished(teacher, ""), load_data(str(toy), 80)
     assert (run.script, run.results["steps"], run.taught_by) == ("cifar10_resnet50.py", 6, None)
+    assert run.results["images"] == 72
     assert run.arguments["batch_size"] == 16 and run.arguments["learning_rate"] == 3e-3
     assert run.made_from == data.lineage() and run.results["class_names"] == data.class_names
     history = read_history(teacher / "history.csv")

@@ -147,7 +147,7 @@ def prepared(toy, tmp_path, monkeypatch):
     def prepare(*words):
         seen = {}
 
-        def fit_and_finish(model, batches, data, recipe, run, tensorboard):
+        def fit_and_finish(model, batches, data, recipe, run, images, tensorboard):
             seen.update(model=model, batches=batches, data=data, run=run)
 
         monkeypatch.setattr(step4, "fit_and_finish", fit_and_finish)

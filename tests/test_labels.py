@@ -124,7 +124,7 @@ def test_own_network_teaches_from_end_to_end(own_network, toy, tmp_path, monkeyp
     assert y == pytest.approx(predict(keras.saving.load_model(own_network), x), abs=1e-6)
     seen = {}
 
-    def fit_and_finish(model, batches, data, recipe, run, tensorboard):
+    def fit_and_finish(model, batches, data, recipe, run, images, tensorboard):
         images, soft = next(batches(0))
         seen.update(run=run, data=data)
         seen.update((image.tobytes(), row) for image, row in zip(images, soft))

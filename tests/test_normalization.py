@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from noisy_student.normalization import BatchNormalization
-from small_network import FastBias
+from small_network import FastBiasNormalization
 
 RNG = np.random.default_rng(0)
 # A batch whose channels differ in mean and spread, and so few values in each that a variance
@@ -54,7 +54,7 @@ def test_bfloat16_is_normalized_with_statistics_in_float32():
 
 def test_fast_bias_learns_64_times_as_fast():
     slow = trained_once(keras.layers.BatchNormalization(scale=False, epsilon=1e-5))
-    fast = trained_once(FastBias())
+    fast = trained_once(FastBiasNormalization())
     # The bias as it is added, after the same two steps of a gradient that does not depend on it.
     assert 8 * fast[2] == pytest.approx(64 * slow[2], rel=1e-3)
 

@@ -1,4 +1,4 @@
-"""The small network: whitening, identity beginnings, and a student that adds noise alone."""
+"""The small network: whitening, identity initialisation, and a student that adds noise alone."""
 
 import keras
 import numpy as np
