@@ -58,7 +58,7 @@ def read(path):
     if not path.exists():
         raise UserError(f"{path}: no such folder or file. Data is 'cifar10', or a folder "
                         "train/<class>/*, test/<class>/*; python data/make_toy.py data/toy draws "
-                        "one. README.md names the other formats")
+                        "one. docs/data.md names the other formats")
     for recognises, reader in READERS:
         if recognises(path):
             with reading(path):
