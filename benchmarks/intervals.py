@@ -64,7 +64,7 @@ def shown(per_seed, covariance):
 def rates(seeds, deviation, difference=0.0, draws=DRAWS):
     """How many in a hundred show a difference: by step 5, by the seeds and by the images alone."""
     per_seed, covariance = experiments(seeds, deviation, difference, draws)
-    # As if so many images were tested that others would say the same; and as if one seed were all.
+    # As if all images there are had been tested; and as if one seed were all.
     no_images = np.zeros_like(covariance)
     mean, of_mean = per_seed.mean(axis=1, keepdims=True), covariance.mean(axis=(1, 2))
     return (shown(per_seed, covariance), shown(per_seed, no_images + np.finfo(float).tiny),

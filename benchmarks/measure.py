@@ -204,7 +204,7 @@ def processor():
 
 
 def gpu_name():
-    """Of the first NVIDIA card; empty, where there is none."""
+    """The name of the first NVIDIA card; empty, where there is none."""
     try:
         answer = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
                                 capture_output=True, text=True)

@@ -38,7 +38,7 @@ from measure import ROOT, machine, table
 PY = sys.executable
 # Rows of earlier calls.
 KEPT = ROOT / "logs" / "soak"
-# Of the kills' moments.
+# Draws the moments of the kills.
 SEED = 20261124
 TINY = ["--depth", "14", "--width", "0.03", "--batch-size", "16", "--steps-per-epoch", "3"]
 ONE_CORE = os.environ | {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}

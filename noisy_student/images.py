@@ -431,7 +431,7 @@ def read_images(files, count=None):
 
 
 def file_size(file):
-    """Of a path or of bytes, in bytes; 0 where that cannot be told, or nothing is to be decoded."""
+    """The size of a path or of bytes; 0 where it cannot be told, or nothing is to be decoded."""
     if isinstance(file, bytes):
         return len(file)
     try:

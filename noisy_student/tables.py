@@ -57,7 +57,7 @@ def answer_table(answers):
 
 
 def accuracy(cell):
-    """Of several seeds the mean and its deviation, of one its interval, in %, as text."""
+    """The mean and deviation of several seeds, or the interval of one, in %, as text."""
     if len(cell) > 1:
         return mean(cell, lambda m: m.accuracy, 100)
     (measured,) = cell.values()

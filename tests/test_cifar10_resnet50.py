@@ -100,7 +100,7 @@ def test_recipes_fill_in_what_the_command_line_leaves_out(toy):
     assert (fast.epochs, fast.batch_size, fast.learning_rate) == (30, 64, 3e-3)
     own = recipe_of(data, *"--epochs 7 --batch-size 8 --learning-rate 0.5".split())
     assert (own.epochs, own.batch_size, own.learning_rate) == (7, 8, 0.5)
-    # Of 108 labelled images; a pseudo-label more or less does not matter.
+    # There are 108 labelled images; a pseudo-label more or less does not matter.
     assert (article.steps_per_epoch, own.steps_per_epoch) == (1, 13)
     assert recipe_of(data, "--batch-size", "8", of=arguments.student).steps_per_epoch == 13
     assert recipe_of(data, "--steps-per-epoch", "5").steps_per_epoch == 5

@@ -36,7 +36,7 @@ def test_without_noise_an_image_is_the_evaluation_input_bit_for_bit(data):
 
 def test_each_pass_shows_every_image_once(data):
     x, y = data
-    # Of 40 images, batches of 16: passes end within batches.
+    # 40 images in batches of 16: passes end within batches.
     seen = np.concatenate([batch for batch, _ in take(5, x, y, 16, False, seed=3)])
     for begin in (0, 40):
         shown = {image.tobytes() for image in seen[begin:begin + 40]}

@@ -95,7 +95,7 @@ def test_an_experiment_whose_machine_dies_is_that_of_one_machine(machines, toy, 
         for array in one.glob("*.np?"):
             assert array.read_bytes() == (many / array.name).read_bytes()
     said = capfd.readouterr().out
-    # Of three one was begun twice, and went on.
+    # One of the three was begun twice, and went on.
     assert said.count("] python ") == 4 and "] resuming " in said
     assert [line for line in said.splitlines() if line.endswith("] done")] == [
         f"[seed 0 {name}] done" for name in order]

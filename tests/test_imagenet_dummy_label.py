@@ -152,7 +152,7 @@ def test_what_it_leaves_behind(pseudo, teacher, toy):
     rows = table(pseudo)
     assert len(rows) == 100 and {row["status"] for row in rows} == {"kept"}
     assert {row["source"] for row in rows} == {str(toy / "unlabeled"), "rest"}
-    # Of both the truth is known.
+    # The truth of both sources is known.
     assert run.results["audit"]["kept"]["truth_known"] == 100
     # Eight validation images call for no other.
     assert run.results["temperature"] == 1
@@ -241,7 +241,7 @@ def test_copies_of_validation_and_test_images_are_left_out(toy, teacher, own_net
     read = labels.load_pseudo(tmp_path / "pseudo", data)
     assert len(read.x) == 10
     refuse_overlap(read.x, data)
-    # Of a network from elsewhere nobody knows what it was validated on.
+    # Nobody knows what a network from elsewhere was validated on.
     label(tmp_path / "pool", "--teacher", own_network, "--classes", *make_toy.SHAPES,
           "--threshold", 0, "--data", toy, "--out", tmp_path / "own")
     own = {row["path"]: row["status"] for row in table(tmp_path / "own")}

@@ -229,7 +229,7 @@ def test_large_image_is_averaged_before_it_is_anything_else(monkeypatch):
     image.putpalette([0, 0, 0, 200, 200, 200])
     image.save(file, "PNG", transparency=0)
     assert abs(read_image(file).astype(int) - 228).max() <= 2
-    # Of 16 bits, too, though nobody sees it there.
+    # The same with 16 bits, though nobody sees it there.
     Image.fromarray(grey).save(file := io.BytesIO(), "PNG", transparency=0)
     assert abs(read_image(file).astype(int) - 127).max() <= 2
 

@@ -22,7 +22,7 @@ def intervals():
 
 
 def published(seeds, column):
-    """Of step 5, where the truth is no difference."""
+    """What step 5 answers where the truth is no difference."""
     (row,) = re.findall(rf"^\| {seeds} .*both.*$", TABLE.split("points; the more")[0], re.MULTILINE)
     return float(row.split("|")[3 + column])
 

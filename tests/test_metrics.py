@@ -138,7 +138,7 @@ def test_mcnemar_by_hand():
     assert metrics.mcnemar(0, 5) == metrics.mcnemar(5, 0) == pytest.approx(2 / 32)
     assert metrics.mcnemar(3, 11) == pytest.approx(2 * (1 + 14 + 91 + 364) / 2**14)
     assert metrics.mcnemar(0, 0) == metrics.mcnemar(4, 4) == 1
-    # With so many, the normal distribution tells nearly the same.
+    # With thousands of them, the normal distribution tells nearly the same.
     z = (1731 - 1500 - 1) / np.sqrt(1500 + 1731)
     assert metrics.mcnemar(1500, 1731) == pytest.approx(2 * scipy.stats.norm.sf(z), rel=0.01)
 
@@ -194,7 +194,7 @@ def test_seeds_that_agree_by_chance_do_not_narrow_the_interval():
 def test_many_seeds_do_not_outvote_the_images_that_they_share():
     rng = np.random.default_rng(3)
     shared = rng.choice([-1.0, 0.0, 1.0], size=500)
-    # Of each seed, a third of the images are its own.
+    # Each seed has a third of the images for itself.
     seeds = np.array([np.where(rng.random(500) < 1 / 3, rng.choice([-1.0, 0.0, 1.0], size=500),
                                shared) for _ in range(50)])
     low, high, _ = metrics.paired_interval(seeds)

@@ -60,14 +60,14 @@ def test_training_that_is_killed_ends_as_if_it_had_not_been(toy, tmp_path, monke
     assert "after epoch 4 of 8" in capsys.readouterr().out
     assert what_is_left(tmp_path / "killed") == what_is_left(tmp_path / "whole")
     rates = [row["learning_rate"] for row in read_history(tmp_path / "killed" / "history.csv")]
-    # The brakes had counted before the kill, and went on counting behind it.
+    # The brakes had counted before the kill, and went on counting after it.
     assert len(rates) == 8 and rates[4] == rates[0] > rates[-1]
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_go_on_to_the_bit_too(backend, toy, tmp_path):
     pytest.importorskip(backend)
-    # Of one channel, a convolution of PyTorch's oneDNN writes past the end of its memory.
+    # With one channel, a convolution of PyTorch's oneDNN writes past the end of its memory.
     words = ["--data", toy, "--pseudo", "none", *TINY, "--width", 0.0625, "--log-dir"]
     kill_training("student", 0, 1, *words, tmp_path / "whole", backend=backend)
     kill_training("student", 2, 1, *words, tmp_path / "killed", backend=backend)
@@ -157,7 +157,7 @@ def test_labelling_that_is_killed_ends_as_if_it_had_not_been(labelling, tmp_path
 def test_ctrl_c_is_one_line(moment, labelling, tmp_path):
     process = start_labelling(*labelling, tmp_path / "out", "--workers", 2)
     if moment == "workers start":
-        # Itself, two that clean up behind the workers, and a worker, which has not begun yet.
+        # The script, two processes that clean up after workers, and a worker that has not begun.
         wait_until(lambda: len(living(process.pid)) >= 4)
         time.sleep(0.1)
     else:

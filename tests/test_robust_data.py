@@ -339,7 +339,7 @@ def test_each_corruption_has_a_row_and_each_cell_a_column():
 def test_overlap_is_looked_for_in_all_that_was_learnt_from(teacher, pseudo, tmp_path, capsys):
     trained, labels = runs.read(teacher), runs.read(pseudo)
     data, x = load_data_of(trained), labels.arrays("x.npy")
-    # Of the folder of unlabelled pictures, which are not in the data set.
+    # Three of the unlabelled pictures, which are not in the data set.
     data.x_test[:3] = x[~exact_copies(x, data.x)][:3]
     data.x_test[3] = data.x[5][:, ::-1]
     robust_data.check_overlap({"pseudo": [labels]}, data, tmp_path)
