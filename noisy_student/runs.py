@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 from dataclasses import asdict, dataclass, field, fields
 
 import keras
@@ -169,8 +170,13 @@ def differences(old, new):
     for run in (was, now):
         if "images" in run:
             run["images"] = names_of(run["images"])
-    return [f"{key} {was.get(key)} there, {now.get(key)} here" for key in {**was, **now}
-            if was.get(key) != now.get(key) and key != "data"]
+    return [f"{key} {short(was.get(key))} there, {short(now.get(key))} here"
+            for key in {**was, **now} if was.get(key) != now.get(key) and key != "data"]
+
+
+def short(value):
+    """A value as a person compares it: of a sha256, which has 64 digits, the first eight."""
+    return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1...", str(value))
 
 
 def read(folder):

@@ -187,7 +187,8 @@ def duration(seconds):
     for size, unit in ((3600, "hours"), (60, "minutes")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    seconds = round(seconds)
+    return "1 second" if seconds == 1 else f"{seconds} seconds"
 
 
 def tensorboard_callbacks(run, wanted):

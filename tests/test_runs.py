@@ -202,3 +202,7 @@ def test_logarithms_of_version_1_are_read_as_probabilities(answers, tmp_path):
     back, classes = run.predictions("test")
     assert back.dtype == np.float32 and np.abs(back - p).max() < 1e-3 and (classes == y).all()
     assert back.sum(axis=1) == pytest.approx(1, abs=1e-6)
+
+
+def test_of_a_sha256_a_person_is_shown_eight_digits():
+    assert runs.short("0123abcd" * 8) == "0123abcd..." and runs.short("0123abcd") == "0123abcd"

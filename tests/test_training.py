@@ -69,7 +69,7 @@ def test_what_a_training_says_writes_and_does_not_warn_of(tmp_path, capsys, monk
     for number, (line, row) in enumerate(zip(lines, history, strict=True), 1):
         said = (f"epoch {number} of 3: loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, "
                 f"val_loss {row['val_loss']:.4f}, val_accuracy {row['val_accuracy']:.4f}")
-        left = {1: r"; 2 epochs, \d+ seconds left", 2: r"; 1 epoch, \d+ seconds left", 3: ""}
+        left = {1: r"; 2 epochs, \d+ seconds? left", 2: r"; 1 epoch, \d+ seconds? left", 3: ""}
         assert re.fullmatch(re.escape(said) + left[number], line)
     assert {path.name for path in tmp_path.iterdir()} == {
         "history.csv", "best.keras", "model.keras", runs.BACKUP}
@@ -104,8 +104,8 @@ def test_time_left_is_that_of_the_epochs_after_the_first(capsys, monkeypatch):
             keeper.say({**row, "epoch": epoch})
     assert [line.split("; ")[1] for line in capsys.readouterr().out.splitlines()] == [
         "39 epochs, 10.8 hours left", "38 epochs, 1.1 hours left", "37 epochs, 1.5 hours left"]
-    assert [training.duration(s) for s in (59, 60, 3599)] == ["59 seconds", "1.0 minutes",
-                                                             "60.0 minutes"]
+    assert [training.duration(s) for s in (1, 59, 60, 3599)] == ["1 second", "59 seconds",
+                                                                "1.0 minutes", "60.0 minutes"]
 
 
 def test_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path):
