@@ -40,7 +40,7 @@ from noisy_student.tables import as_json, markdown, sections, tables
 # The interaction is what pseudo-labels add under noise less what they add without.
 EFFECTS = {
     "Does noise help, averaged over labels and pseudo-labels?": (-0.5, 0.5, -0.5, 0.5),
-    "Do pseudo-labels help, averaged over noise and none?": (-0.5, -0.5, 0.5, 0.5),
+    "Do pseudo-labels help, averaged over noise and no noise?": (-0.5, -0.5, 0.5, 0.5),
     "Do pseudo-labels help more under noise than without?": (1, -1, -1, 1),
 }
 
@@ -79,8 +79,7 @@ class Answer:
         stands = ", with Holm too" if self.holm else ""
         if self.points > 0:
             return f"yes, by {self.points:.1f} points ({self.low:.1f} to {self.high:.1f}){stands}"
-        low, high = -self.high, -self.low
-        return f"no, it costs {-self.points:.1f} points ({low:.1f} to {high:.1f}){stands}"
+        return f"no, the opposite: {signed}{stands}"
 
 
 def contrast(question, weights, cells):

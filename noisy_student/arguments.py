@@ -100,9 +100,9 @@ def parse_with_network(flags, argv):
     Ends with one line, where it says something that the network has not.
     """
     args = flags.parse_args(argv)
-    if hasattr(args, "like"):
-        take_from_teacher(args)
-    for name, value in ARTICLE.items():
+    settings = settings_of_teacher(vars(args)) if hasattr(args, "like") else {}
+    # The teacher's settings go before the article's.
+    for name, value in {**ARTICLE, **settings}.items():
         if getattr(args, name, value) is None:
             setattr(args, name, value)
     for name, article in (("depth", 50), ("stem_strides", 1)):
@@ -123,36 +123,38 @@ def parse_with_network(flags, argv):
     return args
 
 
-def take_from_teacher(args):
-    """What the command line of step 4 leaves out is what the teacher was trained with.
+def settings_of_teacher(given):
+    """What the command line of step 4 leaves out and its teacher was trained with; printed.
 
     The teacher is the one that made the pseudo-labels, or without these that of --like. Whoever
     asks for another network or recipe gets its own settings in place of the teacher's.
+
+    Args:
+        given: {name: value} of the command line; None where it says nothing.
     """
-    folder = args.like if args.pseudo == "none" else args.pseudo
+    folder = given["like"] if given["pseudo"] == "none" else given["pseudo"]
     run = onednn.read_json(pathlib.Path(folder, "run.json"))
     chosen = run.get("arguments", {})
-    if args.pseudo != "none":
+    if given["pseudo"] != "none":
         # A teacher from elsewhere has no settings that are known.
         chosen = (run.get("taught_by") or {}).get("arguments", {})
     if not chosen:
-        return
+        return {}
     names = ["num_labeled", "validation", "seed"]
-    if args.network in (None, chosen.get("network", "resnet")):
+    if given["network"] in (None, chosen.get("network", "resnet")):
         names += ["network", "depth", "width", "stem_strides"]
-        if args.recipe in (None, chosen["recipe"]):
+        if given["recipe"] in (None, chosen["recipe"]):
             names += ["recipe", "epochs", "label_smoothing", "early_stopping", "batch_size"]
-            if args.batch_size in (None, chosen["batch_size"]):
+            if given["batch_size"] in (None, chosen["batch_size"]):
                 names += ["steps_per_epoch", "learning_rate"]
-    taken = {name: chosen.get(name) for name in names if getattr(args, name) is None}
-    if args.data is None:
-        taken = {"data": run.get("made_from", {}).get("data")} | taken
-    taken = {name: value for name, value in taken.items() if value is not None}
-    for name, value in taken.items():
-        setattr(args, name, value)
-    words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in taken.items())
-    if words:
+    known = {"data": run.get("made_from", {}).get("data")}
+    known |= {name: chosen.get(name) for name in names}
+    taken = {name: value for name, value in known.items()
+             if given[name] is None and value is not None}
+    if taken:
+        words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in taken.items())
         print(f"as the teacher of {folder}: {words}")
+    return taken
 
 
 def add_model_noise(flags):

@@ -116,7 +116,7 @@ def test_two_by_two_by_hand(tmp_path):
 @pytest.mark.parametrize("points, low, high, seeds, holm, words", [
     (2.1, 1.6, 2.7, 2, True, "yes, by 2.1 points (1.6 to 2.7), with Holm too"),
     (2.1, 1.6, 2.7, 2, False, "yes, by 2.1 points (1.6 to 2.7)"),
-    (-2.1, -2.7, -1.6, 3, False, "no, it costs 2.1 points (1.6 to 2.7)"),
+    (-2.1, -2.7, -1.6, 3, False, "no, the opposite: -2.1 points (-2.7 to -1.6)"),
     (0.3, -0.4, 1.0, 2, False, "not shown: +0.3 points (-0.4 to +1.0)"),
     (2.1, 1.6, 2.7, 1, False, "one seed, so nothing is shown: these networks differ by "
                               "+2.1 points (+1.6 to +2.7)")])
