@@ -192,7 +192,7 @@ def main(args):
     if args.pseudo == "none":
         commands.say_next(*commands.labels_next(data, args.log_dir))
     else:
-        commands.say_next("eval.py", commands.beside(args.log_dir, "") or ".")
+        commands.say_next("eval.py", *commands.trained_beside(args.log_dir))
 
 
 if __name__ == "__main__":

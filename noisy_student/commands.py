@@ -63,6 +63,14 @@ def beside(folder, name):
     return os.path.join(os.path.dirname(os.path.normpath(folder)), name)
 
 
+def trained_beside(folder):
+    """The paths of all finished trainings that lie where this one does, itself included."""
+    around = os.path.dirname(os.path.normpath(folder))
+    names = sorted(os.listdir(around or "."))
+    paths = [os.path.join(around, name) for name in names]
+    return [path for path in paths if os.path.exists(os.path.join(path, "model.keras"))]
+
+
 def labels_next(data, teacher):
     """The command by which a teacher labels what its Dataset has without a label."""
     drawn = os.path.join(data.name, "unlabeled")

@@ -137,7 +137,7 @@ def test_what_is_missing_is_said_before_keras_is_imported(command, says, tmp_pat
     assert (result.returncode, result.stderr) == (1, f"error: {says}\n")
 
 
-def test_the_next_command_can_be_pasted_and_is_not_said_within_an_experiment(toy, capsys,
+def test_the_next_command_can_be_pasted_and_is_not_said_within_an_experiment(toy, student, capsys,
                                                                             monkeypatch):
     data = load_data(str(toy), 80)
     commands.say_next(*commands.labels_next(data, "logs/noisy_teacher"))
@@ -147,6 +147,7 @@ def test_the_next_command_can_be_pasted_and_is_not_said_within_an_experiment(toy
         "--keep-share 0.5 --out logs/pseudo_of_noisy",
         "Next: python data_generator.py --pseudo logs/pseudo_of_noisy "
         "--log-dir logs/student_of_noisy"]
+    assert commands.trained_beside(student) == [str(student)]
     monkeypatch.setenv(commands.WITHIN, "1")
     commands.say_next("eval.py", "logs")
     assert capsys.readouterr().out == ""

@@ -59,9 +59,9 @@ def printed(tmp_path_factory):
         (folder / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
         shutil.copy(path, folder / path.relative_to(ROOT))
     commands = list(commands_of(LESSON))
-    # As a user has it.
+    # With the kernels that a user has, on one thread: several wait for each other.
     environment = {key: value for key, value in os.environ.items()
-                   if key not in ("TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS")}
+                   if key != "TF_ENABLE_ONEDNN_OPTS"}
     result = subprocess.run([sys.executable, PROGRAMS / "lesson.py"], cwd=folder, text=True,
                             input="".join(f"{command}\n" for command in commands),
                             env=environment | {"PYTHONPATH": str(folder)}, capture_output=True)
