@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import tarfile
+import time
 
 import pytest
 from conftest import ROOT
@@ -95,15 +96,40 @@ def test_a_piece_that_fails_is_kept_as_failed_and_tried_again(gpu, setting):
         assert json.loads((setting.out / "piece.json").read_text())["ended"] == ended
 
 
-def test_a_piece_is_stopped_with_all_it_has_started(gpu, setting):
+def test_a_piece_is_stopped_with_all_it_has_started(gpu, setting, monkeypatch):
     pid = setting.out / "pid"
-    gpu.run_piece(python(gpu, "import pathlib, subprocess, sys, time\n"
+
+    class Impatient(subprocess.Popen):
+        """Its time is over as soon as it has started a process of its own."""
+
+        def wait(self, timeout=None):
+            if timeout is None:
+                return super().wait()
+            while not pid.exists():
+                assert self.poll() is None
+                time.sleep(0.01)
+            raise subprocess.TimeoutExpired(self.args, timeout)
+
+    monkeypatch.setattr(gpu.subprocess, "Popen", Impatient)
+    gpu.run_piece(python(gpu, "import os, pathlib, subprocess, time\n"
                          "child = subprocess.Popen(['sleep', '600'])\n"
-                         f"pathlib.Path({str(pid)!r}).write_text(str(child.pid))\n"
-                         "time.sleep(600)"), setting, 3)
+                         f"pathlib.Path({str(pid)!r} + '.new').write_text(str(child.pid))\n"
+                         f"os.rename({str(pid)!r} + '.new', {str(pid)!r})\n"
+                         "time.sleep(600)"), setting, 1)
     assert json.loads((setting.out / "piece.json").read_text())["ended"] == "stopped"
     state = pathlib.Path("/proc", pid.read_text(), "stat")
-    assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+
+    def alive():
+        try:
+            return state.read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+        except OSError:
+            return False
+
+    # A signal takes its moment.
+    for _ in range(500):
+        if alive():
+            time.sleep(0.02)
+    assert not alive()
 
 
 def test_the_archive_holds_all_but_networks_and_images(gpu, setting, tmp_path):
