@@ -27,7 +27,8 @@ os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ["
 # A runtime that has TensorFlow, for its GPU say, keeps it.
 EXTRA = "" if importlib.util.find_spec("tensorflow") else "[cpu]"
 !python -m pip install --quiet -e ".$EXTRA"'''
-# A block, of commands where it names no language, or a picture.
+# A block, of commands where it names no language, or a picture. An exercise, in sh, is typed by the
+# reader.
 BLOCK = re.compile(r'^```(?P<language>\w*)\n(?P<block>.*?)^```$'
                    r'|^<img src="[^"]*/(?P<picture>[^"/]+)"[^>]*>$', re.DOTALL | re.MULTILINE)
 

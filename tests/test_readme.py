@@ -22,14 +22,17 @@ NUMBER = re.compile(r"[-+]?\d[\d,]*\.?\d*")
 
 
 def commands_of(document):
-    """The python commands in a document's blocks, each with the lines that it should print."""
+    """The python commands in a document's blocks, each with the lines that it should print.
+
+    Those of an exercise, in blocks of sh, are not among them.
+    """
     expected, command = {}, None
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", document,
                                       flags=re.DOTALL | re.MULTILINE):
         lines = block.replace("\\\n", " ").splitlines()
         if language == "text":
             expected[command] = lines
-        else:
+        elif not language:
             for line in lines:
                 command = " ".join(line.split(" #")[0].split())
                 if command.startswith("python "):
