@@ -550,8 +550,9 @@ def speed_table(pieces):
         for who, rates in result["rates"].items():
             if who != "matrix product":
                 reached = np.median(rates) * flops / 1e12
+                share = "" if math.isnan(product) else f"{100 * reached / product:.0f} %"
                 rows.append([result["case"], result["precision"], result["batch"], who,
-                             spread(rates), f"{reached:.3g}", f"{100 * reached / product:.0f} %",
+                             spread(rates), f"{reached:.3g}", share,
                              f"{result['preparation'][who]:.0f}"])
         for who, why in result["absent"].items():
             rows.append([result["case"], result["precision"], result["batch"], who,
