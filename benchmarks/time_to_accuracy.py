@@ -12,7 +12,6 @@ Writes results/time_to_accuracy.md
 
 import argparse
 import json
-import math
 from dataclasses import replace
 
 from measure import ROOT, machine, table, versions
@@ -23,6 +22,7 @@ onednn.choose("small", 1.0)
 
 import keras
 from ladder import accuracy, train
+from training import flops_of
 
 from cifar10_resnet50 import RECIPES, build_resnet
 from noisy_student import backend
@@ -31,21 +31,6 @@ from noisy_student.files import write_json
 from small_network import build_small, whiten
 
 GOALS = (0.80, 0.85, 0.90)
-
-
-def flops_per_image(model):
-    """FLOP of a training step for one image, counted from the layers' shapes.
-
-    Two for each multiplication of a convolution or matrix product, forward once, backward twice;
-    of the first layer, whose input needs no gradient, once less, and of a frozen one forward alone.
-    """
-    total, first = 0, True
-    for layer in model.layers:
-        if hasattr(layer, "kernel"):
-            forward = 2 * math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
-            total += forward * (1 + layer.trainable * (1 if first else 2))
-            first = False
-    return total
 
 
 def small(data, seed, passes):
@@ -59,7 +44,7 @@ def small(data, seed, passes):
 def resnet14(data, seed, passes):
     """ResNet14, width 1/4, with the article's recipe, for as many FLOP as the small network."""
     model = build_resnet(14, 0.25, data.num_classes)
-    share = flops_per_image(small(data, seed, passes)[0]) / flops_per_image(model)
+    share = flops_of(small(data, seed, passes)[0]) / flops_of(model)
     recipe = RECIPES["article"]
     steps = round(share * len(data.train) / recipe.batch_size)
     # Flip and crop, which the article does not have, so that only network and recipe differ.
@@ -82,7 +67,7 @@ def run(build, data, seed, passes):
               flush=True)
 
     train(model, data, recipe, seed, look)
-    return {"rows": rows, "flops": flops_per_image(model), "passes": passes}
+    return {"rows": rows, "flops": flops_of(model), "passes": passes}
 
 
 def main():

@@ -302,12 +302,15 @@ def matrix_product(precision):
 
 
 def training_flops(network):
-    """FLOP of one training step for one image, counted from the layers' shapes."""
-    import keras
+    """FLOP of one training step for one image, of a Network."""
+    return flops_of(network.build())
 
+
+def flops_of(model):
+    """FLOP of one training step for one image, counted from the shapes of a model's layers."""
     total, learns = 0, False
-    for layer in network.build().layers:
-        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):
             forward = 2 * math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
             # Forward, for its own weights, and for those of the layers before it.
             total += forward * (1 + layer.trainable + learns)
