@@ -162,7 +162,8 @@ def main():
         f"Width {args.width:g}, all labels, flip and crop, {images:,} images seen ({args.passes} "
         f"passes) in batches of {RECIPES['sprint'].batch_size}. Accuracy on the test images, % "
         f"(mean over seeds {', '.join(map(str, args.seeds))}), and for each seed the points that "
-        "are lost or won without the idea.",
+        "are lost or won without the idea."
+        + (" One seed is a pilot: it shows nothing." if len(args.seeds) == 1 else ""),
         table(["", "accuracy, %", "difference for each seed", "CPU minutes"], rows),
         versions("keras", "tensorflow-cpu", "tensorflow", "numpy")])
     pathlib.Path(ROOT, "results", "small_network.md").write_text(text + "\n", encoding="utf-8")
