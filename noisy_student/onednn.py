@@ -4,10 +4,12 @@ Processors before AVX-512 VNNI have them too, but TensorFlow leaves them off the
 chosen before TensorFlow is imported. Imports neither.
 """
 
-import json
 import os
 import pathlib
 import platform
+
+from noisy_student import files
+from noisy_student.files import UserError
 
 VARIABLE = "TF_ENABLE_ONEDNN_OPTS"
 # On one thread, oneDNN writes beyond its memory where a convolution of the resnet has fewer filters
@@ -46,7 +48,6 @@ def choose_for_run(folder):
 def read_json(path):
     """A dictionary, empty where there is none: whoever needs it complains later."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return files.read_json(path)
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
