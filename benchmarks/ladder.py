@@ -11,14 +11,14 @@ Writes results/small_network.md
 
 import argparse
 import contextlib
-import json
+import functools
 import pathlib
 import time
 from dataclasses import replace
 from unittest import mock
 
 import numpy as np
-from measure import ROOT, machine, table, versions
+from measure import ROOT, machine, remembered, table, versions
 
 from noisy_student import onednn
 
@@ -31,7 +31,6 @@ from cifar10_resnet50 import RECIPES, optimizer_and_schedule, smooth_labels
 from data_generator import data_generator
 from noisy_student import backend
 from noisy_student.data import load_data
-from noisy_student.files import write_json
 from noisy_student.training import predict, seed_generators
 
 
@@ -134,27 +133,26 @@ def main():
     args = parser.parse_args()
     backend.prepare(0)
     path = ROOT / "results" / "small_network.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    data, setting = None, f"width {args.width:g}, {args.passes} passes"
+    # Not loaded where all rows are finished.
+    data = functools.cache(lambda: load_data(args.data))
+    kept = {}
     for seed in args.seeds:
         for name in ROWS:
-            key = f"{name}, {setting}, seed {seed}"
-            if key not in kept:
-                data = data or load_data(args.data)
-                kept[key] = measure_row(name, data, seed, args.width, args.passes)
-                write_json(path, kept)
-            print(f"{key}: {100 * kept[key]['accuracy']:.2f} %, "
-                  f"{kept[key]['seconds'] / 60:.1f} CPU minutes", flush=True)
+            key = f"{name}, width {args.width:g}, {args.passes} passes, seed {seed}"
+            row = kept[name, seed] = remembered(path, key, lambda name=name, seed=seed: measure_row(
+                name, data(), seed, args.width, args.passes))
+            print(f"{key}: {100 * row['accuracy']:.2f} %, {row['seconds'] / 60:.1f} CPU minutes",
+                  flush=True)
     rows = []
-    base = np.array([kept[f"all of it, {setting}, seed {seed}"]["accuracy"] for seed in args.seeds])
+    base = np.array([kept["all of it", seed]["accuracy"] for seed in args.seeds])
     for name in ROWS:
-        runs = [kept[f"{name}, {setting}, seed {seed}"] for seed in args.seeds]
+        runs = [kept[name, seed] for seed in args.seeds]
         values = np.array([run["accuracy"] for run in runs])
         each = "" if name == "all of it" else ", ".join(
             f"{100 * difference:+.1f}" for difference in values - base)
         minutes = np.mean([run["seconds"] for run in runs]) / 60
         rows.append([name, f"{100 * values.mean():.2f}", each, f"{minutes:.1f}"])
-    images = kept[f"all of it, {setting}, seed {args.seeds[0]}"]["images"]
+    images = kept["all of it", args.seeds[0]]["images"]
     text = "\n\n".join([
         "# What each idea of the small network is worth",
         f"`python benchmarks/ladder.py --width {args.width:g} --passes {args.passes} --seeds "

@@ -6,6 +6,7 @@ brackets, their range.
 """
 
 import importlib.metadata
+import json
 import multiprocessing
 import os
 import pathlib
@@ -19,6 +20,7 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from noisy_student.files import write_json  # noqa: E402
 
 # Before a benchmark imports Keras, here and in the process of a contender.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -140,6 +142,15 @@ def report_peak(pipe, prepare, *arguments):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts KiB, macOS bytes.
     pipe.send(peak / (1024 if sys.platform == "linux" else 2**20))
+
+
+def remembered(path, key, make):
+    """What a JSON file keeps under a key; made and kept first, where it is not there yet."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if key not in kept:
+        kept[key] = make()
+        write_json(path, kept)
+    return kept[key]
 
 
 def show(text):

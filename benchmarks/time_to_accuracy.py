@@ -11,10 +11,10 @@ Writes results/time_to_accuracy.md
 """
 
 import argparse
-import json
+import functools
 from dataclasses import replace
 
-from measure import ROOT, machine, table, versions
+from measure import ROOT, machine, remembered, table, versions
 
 from noisy_student import onednn
 
@@ -27,13 +27,12 @@ from training import flops_of
 from cifar10_resnet50 import RECIPES, build_resnet
 from noisy_student import backend
 from noisy_student.data import load_data
-from noisy_student.files import write_json
 from small_network import build_small, whiten
 
 GOALS = (0.80, 0.85, 0.90)
 
 
-def small(data, seed, passes):
+def small(data, passes):
     """The small network with its recipe: the network, the recipe, and its FLOP an image."""
     model = build_small(1.0, data.num_classes)
     whiten(model, data.x[data.train])
@@ -41,10 +40,10 @@ def small(data, seed, passes):
     return model, replace(RECIPES["sprint"], epochs=passes, steps_per_epoch=steps)
 
 
-def resnet14(data, seed, passes):
+def resnet14(data, passes):
     """ResNet14, width 1/4, with the article's recipe, for as many FLOP as the small network."""
     model = build_resnet(14, 0.25, data.num_classes)
-    share = flops_of(small(data, seed, passes)[0]) / flops_of(model)
+    share = flops_of(build_small(1.0, data.num_classes)) / flops_of(model)
     recipe = RECIPES["article"]
     steps = round(share * len(data.train) / recipe.batch_size)
     # Flip and crop, which the article does not have, so that only network and recipe differ.
@@ -58,7 +57,7 @@ CONTENDERS = {"small network, recipe sprint": small,
 def run(build, data, seed, passes):
     """Trains one contender. Returns: after each pass images, CPU seconds and accuracy; and FLOP."""
     keras.utils.set_random_seed(seed)
-    model, recipe = build(data, seed, passes)
+    model, recipe = build(data, passes)
     rows = []
 
     def look(images, seconds):
@@ -79,20 +78,18 @@ def main():
     args = parser.parse_args()
     backend.prepare(0)
     path = ROOT / "results" / "time_to_accuracy.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
-    data = None
+    # Not loaded where all contenders are finished.
+    data, kept = functools.cache(lambda: load_data(args.data)), {}
     for name, build in CONTENDERS.items():
         key = f"{name}, {args.passes} passes, seed {args.seed}"
-        if key not in kept:
-            data = data or load_data(args.data)
-            print(key)
-            kept[key] = run(build, data, args.seed, args.passes)
-            write_json(path, kept)
+        print(key)
+        kept[name] = remembered(path, key, lambda build=build: run(
+            build, data(), args.seed, args.passes))
     head = ["", "GFLOP an image", "images", "CPU minutes", "accuracy at the end, %",
             *(f"{100 * goal:.0f} % after" for goal in GOALS)]
     lines = []
     for name in CONTENDERS:
-        result = kept[f"{name}, {args.passes} passes, seed {args.seed}"]
+        result = kept[name]
         images, seconds, last = result["rows"][-1]
         line = [name, f"{result['flops'] / 1e9:.2f}", f"{images:,}", f"{seconds / 60:.0f}",
                 f"{100 * last:.2f}"]

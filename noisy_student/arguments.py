@@ -7,9 +7,10 @@ import json
 import math
 import os
 import pathlib
+import shlex
 import sys
 
-from noisy_student import onednn
+from noisy_student import commands, onednn
 
 
 def number(kind, low, high=math.inf, open_low=False):
@@ -152,8 +153,7 @@ def settings_of_teacher(given):
     taken = {name: value for name, value in known.items()
              if given[name] is None and value is not None}
     if taken:
-        words = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in taken.items())
-        print(f"as the teacher of {folder}: {words}")
+        print(f"as the teacher of {folder}: {shlex.join(commands.flags_of(taken))}")
     return taken
 
 
