@@ -170,6 +170,21 @@ EXPERIMENTS["labels-4000"] = Experiment(
     label_flags="--calibrate --keep-share 0.7",
     pseudo_flags="--labeled-share 0.25",
     eval_flags="--out figures/labels-4000")
+# The article's own: every label, and photos that --images names (the article: ImageNet's).
+EXPERIMENTS["all-labels"] = Experiment(
+    seeds=(0, 1, 2), out="logs/all-labels",
+    cells=("teacher", "flip_and_crop", "noisy_teacher", "student_without_noise", "student",
+           "student_of_noisy"),
+    flags="--network small --epochs 20",
+    label_flags="--calibrate --keep-share 0.3",
+    eval_flags="--out figures/all-labels")
+# Where do pseudo-labels pay? labels-4000 with other numbers of labels, and as many steps.
+CROSSING = (250, 500, 1000, 2000, 10000, 25000)
+for labelled in CROSSING:
+    EXPERIMENTS[f"crossing-{labelled}"] = replace(
+        EXPERIMENTS["labels-4000"], cells=("noisy_teacher", "student_of_noisy"),
+        flags=f"--network small --num-labeled {labelled} --epochs 8 --steps-per-epoch 44",
+        out=f"logs/crossing-{labelled}", eval_flags=f"--out figures/crossing-{labelled}")
 EXPERIMENTS["demo_all"] = replace(
     EXPERIMENTS["demo"], cells=EIGHT, eval_flags=EXPERIMENTS["demo"].eval_flags
     + " --corrupted data/toy-corrupted --adversarial --robust-images 200")

@@ -11,12 +11,16 @@ files need not be opened again. The run works down a list of pieces, each a proc
 check    python -m noisy_student.check
 speed    a training step of the article's network and of the small one, through Keras and in plain
          PyTorch; how long a step of the small one waits for its batch; RandAugment
-small    the small network, all labels and the photos, six cells, as many seeds as there is time
-         for
+small    the small network, all labels and the photos, six cells: experiment.py's all-labels
+rest     4,000 labels, the small network, what is left without a label as the photos: labels-4000
+crossing the noisy teacher and its student with fewer labels, and with more: crossing-*
 article  the article's ResNet50 with recipe fast: teacher, noisy teacher, student of the latter,
          with as many epochs as there is time for
-rest     4,000 labels, the small network, what is left without a label as the photos
 more     the other precisions and sizes of batches, and how long the article's network waits
+
+--only names some pieces, or how their names begin, and gives each all of the minutes. The small
+network leaves much of a card idle: its experiments may run side by side, each with a command of its
+own and the same --out.
 
 What a stage leaves of its share of the minutes goes to the next. A piece that takes longer than its
 stage has is stopped; what it has finished stays (of an experiment, each cell). Each piece leaves
@@ -48,6 +52,7 @@ import numpy as np
 from measure import ROOT, gpu_name, in_turns, machine, spread, table, versions
 from training import PLAIN, Network, matrix_product, plain_torch, training_flops, with_keras
 
+from experiment import CROSSING, EXPERIMENTS
 from noisy_student.arguments import BACKENDS
 from noisy_student.files import UserError, run_script, whole_file, write_json
 
@@ -61,8 +66,8 @@ START = {"article": 60, "small": 30}
 # Of any other command.
 COMMAND = 15
 # Images of one turn: a second's work or so.
-TURN = {"article": 8192, "small": 65536}
-ROUNDS = 3
+TURN = {"article": 4096, "small": 65536}
+ROUNDS = 2
 # Together on the card, three contenders hold three networks: above this batch it is one at a time.
 LARGEST_TOGETHER = 512
 BATCHES = (512, 64, 256, 1024, 2048)
@@ -70,15 +75,13 @@ PRECISIONS = ("bfloat16", "tf32", "float32")
 # Of the article's network: large enough for a card, and small enough for AdamW at recipe fast's
 # rate. To be tried.
 ARTICLE_BATCH = 256
-SIX = "teacher flip_and_crop noisy_teacher student_without_noise student student_of_noisy".split()
-FIVE = [name for name in SIX if name != "flip_and_crop"]
 THREE = "teacher noisy_teacher student_of_noisy".split()
-# More seeds than there will be time for.
-SEEDS = range(20)
 # Seconds in which some cells of an experiment's first seed can be done.
 ONE_SEED = 90
 # Images of CIFAR-10 that an epoch trains on.
 TRAINED_ON = 45_000
+# Folder of what JAX has compiled.
+CACHE = "jax-cache"
 # Seconds at the end that belong to no piece.
 RESERVE = 5
 
@@ -104,6 +107,8 @@ class Setting(NamedTuple):
     out: pathlib.Path
     # True: two steps of everything.
     dry: bool = False
+    # How many cells are made at a time. The small network leaves a card idle most of the time.
+    jobs: int = 2
 
     def network(self, case):
         if self.dry:
@@ -140,10 +145,16 @@ def speed(setting, left):
 
 
 def small(setting, left):
-    cost = len(SIX) * training_seconds("small", 20 * TRAINED_ON, setting) + 3 * COMMAND
-    yield experiment("labels-all", setting, "--network small", SIX, SEEDS, ONE_SEED,
-                     f"{cost:.0f} seconds a seed, if one cell after another", endless=True,
-                     more=["--label-flags", "--calibrate --keep-share 0.3"])
+    yield known("all-labels", setting, 20 * TRAINED_ON, setting.photos)
+
+
+def rest(setting, left):
+    yield known("labels-4000", setting, 8 * 44 * 512)
+
+
+def crossing(setting, left):
+    for labelled in CROSSING:
+        yield known(f"crossing-{labelled}", setting, 8 * 44 * 512)
 
 
 def article(setting, left):
@@ -153,17 +164,9 @@ def article(setting, left):
         return
     flags = f"--recipe fast --batch-size {ARTICLE_BATCH} --epochs {epochs}"
     # The teacher and the noisy teacher side by side: one computes while the other starts.
-    yield experiment("article", setting, flags, THREE, [0], seconds, f"{epochs} epochs each",
-                     backend=backend)
-
-
-def rest(setting, left):
-    cost = len(FIVE) * training_seconds("small", 8 * 44 * 512, setting) + 3 * COMMAND
-    # Its flags are those of experiment.py.
-    yield experiment("labels-4000", setting, "--network small --num-labeled 4000" if setting.dry
-                     else None, FIVE, SEEDS, ONE_SEED,
-                     f"{cost:.0f} seconds a seed, if one cell after another", endless=True,
-                     photos="rest", known=["labels-4000"])
+    words = ["--data", setting.data, "--images", setting.photos, "--seeds", "0", "--cells", *THREE,
+             "--flags", tiny(flags) if setting.dry else flags]
+    yield experiment("article", setting, words, seconds, f"{epochs} epochs each", backend, jobs=2)
 
 
 def more(setting, left):
@@ -185,7 +188,7 @@ def more(setting, left):
 
 
 # The stages, and their shares of the minutes. The last ones have what the others leave.
-STAGES = {check: 0.06, speed: 0.34, small: 0.22, article: 0.38, rest: 0, more: 0}
+STAGES = {check: 0.06, speed: 0.24, small: 0.3, rest: 0.1, crossing: 0.15, article: 0.15, more: 0}
 
 
 def speed_of(setting, case, precision, batch, compiled=False):
@@ -207,23 +210,28 @@ def measurement(what, words, setting, seconds, note="", name=None):
     return Piece(name or what, command, seconds, note)
 
 
-def experiment(name, setting, flags, cells, seeds, seconds, note, photos=None, more=(),
-               backend=None, endless=False, known=()):
-    """A Piece that is an experiment, whose finished cells are there even if it is stopped.
+def known(name, setting, images, photos="rest"):
+    """A Piece that is one of experiment.py's, whose finished cells are there even if it is stopped.
 
     Args:
-        flags: of every training; None: those of the `known` experiment of experiment.py.
+        images: number of those that a cell trains on.
     """
-    # The small network leaves a card idle most of the time. The article's does not.
-    jobs = max(1, 3 * (os.cpu_count() or 1) // 4) if endless else 2
+    entry = EXPERIMENTS[name]
+    words = [name, "--data", setting.data, "--images", photos, "--seeds", *map(str, entry.seeds)]
     if setting.dry:
-        flags, seeds, jobs = tiny(flags), [0], 2
-        # Next to nothing has been learnt, so that no teacher is confident.
-        more = [*more, "--label-flags", "--threshold 0"]
+        words[words.index("--seeds") + 1:] = ["0", "--flags", tiny(entry.flags)]
+    cells = len(entry.cells) * len(entry.seeds)
+    cost = cells * training_seconds("small", images, setting)
+    return experiment(name, setting, words, ONE_SEED, f"{cost:.0f} seconds, one cell after another",
+                      fastest(setting, "small", images), setting.jobs, endless=True)
+
+
+def experiment(name, setting, words, seconds, note, backend, jobs, endless=False):
     place = from_root(setting.out / name)
-    words = ["experiment.py", "run", *known, "--data", setting.data,
-             "--images", photos or setting.photos, "--seeds", *map(str, seeds), "--cells", *cells,
-             *(["--flags", flags] if flags else []), *more, "--jobs", str(jobs), "--out", place,
+    if setting.dry:
+        # Next to nothing has been learnt, so that no teacher is confident.
+        words = [*words, "--label-flags", "--threshold 0"]
+    words = ["experiment.py", "run", *words, "--jobs", str(jobs), "--out", place,
              "--eval-flags", f"--out {shlex.quote(place)}/figures"]
     return Piece(name, words, seconds, note, endless, backend)
 
@@ -300,20 +308,23 @@ def article_epochs(setting, seconds):
     return epochs, all_of(max(1, epochs), *speeds[backend]), backend
 
 
-def work_down(setting, seconds, clock, do):
+def work_down(setting, seconds, clock, do, only=None):
     """Goes through all stages.
 
     Args:
         seconds: for all of it. clock: clock() says how many seconds have passed.
         do: do(piece, limit) does a piece in so many seconds at most.
+        only: how the names of the pieces begin that are done; None: all.
     """
     end = 0.0
     for stage, share in STAGES.items():
-        end = end + share * seconds if share else seconds
+        end = seconds if only or not share else end + share * seconds
 
         def left(end=end):
             return end - clock()
         for piece in stage(setting, left):
+            if only and not piece.name.startswith(tuple(only)):
+                continue
             if setting.dry:
                 # A busy CPU may take long, but not for ever.
                 do(piece, 3600)
@@ -355,9 +366,12 @@ def run_piece(piece, setting, limit, archive=None):
         return
     backend = piece.backend or fastest(setting, "small", 20 * TRAINED_ON)
     command = ["python", *piece.words]
-    # Several processes share the card.
+    # Several processes share the card, and what JAX compiles for one of them.
     environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONUNBUFFERED": "1",
                                 "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    if "--measure" not in piece.words:
+        environment |= {"JAX_COMPILATION_CACHE_DIR": str(setting.out / CACHE),
+                        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     print(f"{piece.name}, {BACKENDS[backend]}, at most {limit:.0f} seconds", flush=True)
     started = time.monotonic()
     with open(log, "w") as file:
@@ -405,7 +419,8 @@ def keep_copy(folder, archive):
     large = (".keras", "backup.npz", "x.npy", "y.npy", "merge.npz", ".lock")
 
     def small_one(member):
-        return None if member.name.endswith(large) or "/toy" in member.name else member
+        left_out = member.name.endswith(large) or "/toy" in member.name or CACHE in member.name
+        return None if left_out else member
 
     with whole_file(archive) as beside, tarfile.open(beside, "w:gz", compresslevel=3) as file:
         file.add(folder, folder.name, filter=small_one)
@@ -518,7 +533,7 @@ def make_tables(folder, place):
         raise UserError(f"{folder}: nothing there yet. Run: python benchmarks/gpu.py --out "
                         f"{folder}")
     experiments = []
-    for name in ("labels-all", "article", "labels-4000"):
+    for name in ("all-labels", "labels-4000", *(f"crossing-{n}" for n in CROSSING), "article"):
         if list(folder.glob(f"{name}/seed*/*/predictions.npz")):
             subprocess.run([sys.executable, str(ROOT / "eval.py"), str(folder / name),
                             "--out", str(place / name)], check=True)
@@ -619,6 +634,10 @@ def main():
     flags.add_argument("--data", type=pathlib.Path, default="data-real/packed",
                        help="a folder that --pack has written (data-real/packed)")
     flags.add_argument("--archive", type=pathlib.Path, help="a .tar.gz of all but the networks")
+    flags.add_argument("--only", nargs="+", metavar="PIECE", help="some of the pieces")
+    flags.add_argument("--jobs", type=int, default=max(1, 3 * (os.cpu_count() or 1) // 8),
+                       help="how many cells of the small network are made at a time (3/8 of the "
+                            "cores)")
     flags.add_argument("--dry-run", action="store_true")
     flags.add_argument("--pack", nargs=3, metavar=("SET", "PHOTOS", "FOLDER"))
     flags.add_argument("--table", nargs=2, type=pathlib.Path, metavar=("FOLDER", "RESULTS"))
@@ -645,12 +664,13 @@ def run(args):
                         "python benchmarks/gpu.py --pack SET PHOTOS FOLDER")
     describe_machine(args, data, out / "machine.json")
     setting = Setting(from_root(data / "labelled"), from_root(data / "photos.tar"), out,
-                      args.dry_run)
+                      args.dry_run, 2 if args.dry_run else args.jobs)
     if args.dry_run:
         # As if nothing had been measured, and all were of full size.
         print_expectation(setting._replace(out=out / "nothing", dry=False), args.minutes)
     work_down(setting, 60 * args.minutes - RESERVE, lambda: time.monotonic() - started,
-              lambda piece, limit: run_piece(piece, setting, limit, args.archive))
+              lambda piece, limit: run_piece(piece, setting, limit, args.archive),
+              args.only)
 
 
 if __name__ == "__main__":
