@@ -175,7 +175,8 @@ EXPERIMENTS["all-labels"] = Experiment(
     seeds=(0, 1, 2), out="logs/all-labels",
     cells=("teacher", "flip_and_crop", "noisy_teacher", "student_without_noise", "student",
            "student_of_noisy"),
-    flags="--network small --epochs 20",
+    flags="--network small --epochs 30",
+    noise_flags="--dropout 0 --p-last 1",
     label_flags="--calibrate --keep-share 0.3",
     eval_flags="--out figures/all-labels")
 # Where do pseudo-labels pay? labels-4000 with other numbers of labels, and as many steps.
