@@ -30,8 +30,8 @@ the networks in one small file, written anew after each piece, for a machine tha
 --table reads such a folder, or what --archive kept of it, and writes results/gpu: README.md of the
 measurements, and what eval.py says of each experiment.
 
---dry-run also prints which minutes a card would need. They are computed from FLOP and what a card
-is assumed to reach, and from what nobody has measured yet: see ASSUMED and START.
+--dry-run also prints which minutes a card would need. They are computed from FLOP and from what an
+H100 reached: see ASSUMED and START.
 """
 
 import argparse
@@ -58,11 +58,10 @@ from noisy_student.files import UserError, run_script, whole_file, write_json
 
 # FLOP of a training step for one image, see training_flops.
 FLOPS = {"article": 23.9e9, "small": 0.40e9}
-# What a card reaches of it, FLOP per second: an H100, 35 % of 400e12 in bfloat16 for the article's
-# network. The small one has too little work in each kernel; 10 % is a guess.
-ASSUMED = {"article": 0.35 * 400e12, "small": 0.10 * 400e12}
-# Seconds until the first step is done, assumed: Python, Keras and the compiler's.
-START = {"article": 60, "small": 30}
+# What a card reaches of it, FLOP per second: an H100 with JAX, in bfloat16 (results/gpu).
+ASSUMED = {"article": 225e12, "small": 90e12}
+# Seconds until the first step is done there: Python, Keras and the compiler's.
+START = {"article": 78, "small": 32}
 # Of any other command.
 COMMAND = 15
 # Images of one turn: a second's work or so.
@@ -95,7 +94,7 @@ class Piece(NamedTuple):
     note: str = ""
     # Whether it goes on as long as it may. It is worth beginning if there are `seconds`.
     endless: bool = False
-    # None: the one that trains fastest, by what has been measured.
+    # None: the first of installed().
     backend: str | None = None
 
 
@@ -154,7 +153,10 @@ def rest(setting, left):
 
 def crossing(setting, left):
     for labelled in CROSSING:
-        yield known(f"crossing-{labelled}", setting, 8 * 44 * 512)
+        name = f"crossing-{labelled}"
+        # A card is fast enough for the full width.
+        flags = EXPERIMENTS[name].flags.replace(" --width 0.25", "")
+        yield known(name, setting, 8 * 44 * 512, flags=flags)
 
 
 def article(setting, left):
@@ -210,20 +212,22 @@ def measurement(what, words, setting, seconds, note="", name=None):
     return Piece(name or what, command, seconds, note)
 
 
-def known(name, setting, images, photos="rest"):
+def known(name, setting, images, photos="rest", flags=None):
     """A Piece that is one of experiment.py's, whose finished cells are there even if it is stopped.
 
     Args:
-        images: number of those that a cell trains on.
+        images: number of those that a cell trains on. flags: None: the experiment's own.
     """
     entry = EXPERIMENTS[name]
     words = [name, "--data", setting.data, "--images", photos, "--seeds", *map(str, entry.seeds)]
     if setting.dry:
-        words[words.index("--seeds") + 1:] = ["0", "--flags", tiny(entry.flags)]
+        words[words.index("--seeds") + 1:] = ["0"]
+        flags = tiny(flags or entry.flags)
+    words += ["--flags", flags] if flags else []
     cells = len(entry.cells) * len(entry.seeds)
     cost = cells * training_seconds("small", images, setting)
     return experiment(name, setting, words, ONE_SEED, f"{cost:.0f} seconds, one cell after another",
-                      fastest(setting, "small", images), setting.jobs, endless=True)
+                      installed()[0], setting.jobs, endless=True)
 
 
 def experiment(name, setting, words, seconds, note, backend, jobs, endless=False):
@@ -254,7 +258,11 @@ def tiny(flags):
 
 
 def installed():
-    """The backends of this environment, those first that are expected to train fastest."""
+    """The backends of this environment, the fastest first.
+
+    An H100 trains the small network 14 times as fast with JAX as with PyTorch, both through Keras.
+    What JAX compiles in half a minute, other processes find in its cache.
+    """
     return [name for name in ("jax", "torch", "tensorflow") if importlib.util.find_spec(name)]
 
 
@@ -277,14 +285,6 @@ def training_seconds(case, images, setting=None):
     speeds = measured_speeds(setting, case) if setting else {}
     speeds = speeds or {"assumed": (START[case], ASSUMED[case] / FLOPS[case])}
     return min(start + images / rate for start, rate in speeds.values())
-
-
-def fastest(setting, case, images):
-    """The backend that is first done with a training of so many images."""
-    speeds = measured_speeds(setting, case)
-    if not speeds:
-        return installed()[0]
-    return min(speeds, key=lambda name: speeds[name][0] + images / speeds[name][1])
 
 
 def article_epochs(setting, seconds):
@@ -346,8 +346,8 @@ def print_expectation(setting, minutes):
         rows.append([piece.name, f"{seconds / 60:.1f}", f"{spent / 60:.1f}", piece.note])
 
     print(f"Expected of a card in {minutes:g} minutes, if it trains the article's network at "
-          f"{ASSUMED['article'] / 1e12:.0f} TFLOP/s (35 % of an H100's 400 in bfloat16) and the "
-          f"small one at {ASSUMED['small'] / 1e12:.0f}:\n")
+          f"{ASSUMED['article'] / 1e12:.0f} TFLOP/s and the small one at "
+          f"{ASSUMED['small'] / 1e12:.0f}, as an H100 does:\n")
     work_down(setting, 60 * minutes - RESERVE, lambda: spent, pretend)
     print("\n" + table(["piece", "minutes", "done after", ""], rows) + "\n", flush=True)
 
@@ -364,7 +364,7 @@ def run_piece(piece, setting, limit, archive=None):
     path, log = setting.out / f"{piece.name}.json", setting.out / f"{piece.name}.log"
     if path.exists() and json.loads(path.read_text())["ended"] == "done":
         return
-    backend = piece.backend or fastest(setting, "small", 20 * TRAINED_ON)
+    backend = piece.backend or installed()[0]
     command = ["python", *piece.words]
     # Several processes share the card, and what JAX compiles for one of them.
     environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONUNBUFFERED": "1",
@@ -407,11 +407,11 @@ def kill_group(process):
 
 
 def result_of(lines):
-    """What a measurement says in its last line; None, where that is no JSON."""
-    try:
-        return json.loads(lines[-1])
-    except (IndexError, ValueError):
-        return None
+    """The last line of a measurement that is JSON; None, where there is none."""
+    for line in reversed(lines):
+        if line.startswith("{"):
+            return json.loads(line)
+    return None
 
 
 def keep_copy(folder, archive):
@@ -543,7 +543,8 @@ def make_tables(folder, place):
         experiments.append("\nThe images are a JPEG copy of CIFAR-10, with which others report 2 "
                            "to 3 points less than with its own files.")
     parts = ["# On a CUDA card",
-             f"`{about['command']}`, on {about['machine']}. {about['card']}. {about['versions']}.",
+             "\n".join(f"    {command}" for command in about["commands"]),
+             f"On {about['machine']}. {about['card']}. {about['versions']}.",
              "## Accuracy", "\n".join(experiments) or "No training is finished.",
              "## A training step", speed_table(pieces), "## What a step waits for",
              *stall_lines(pieces), "## RandAugment on one core", *augment_lines(pieces),
@@ -617,10 +618,13 @@ def describe_machine(args, data, path):
     cards = [f"{card.name}, compute capability {dotted(card.capability)}, "
              f"{card.memory_mib:,} MiB, driver {card.driver}" for card in nvidia_cards()]
     cudnn = cudnn_version()
+    before = json.loads(path.read_text())["commands"] if path.exists() else []
+    command = shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]])
     write_json(path, {
         **json.loads((data / "about.json").read_text()), "minutes": args.minutes,
         "machine": machine(), "card": "; ".join(cards) or "No card",
-        "command": shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]]),
+        # Of --only, several may have made what is there.
+        "commands": before + [command] * (command not in before),
         "versions": versions("keras", "jax", "torch", "tensorflow", "tensorflow-cpu", "numba",
                              "numpy", "pillow")
         + f", cuDNN {dotted(cudnn) if cudnn else 'not found'}"})

@@ -1,0 +1,34 @@
+"""benchmarks/crossing.py, on the published runs with 500 labels."""
+
+import importlib.util
+
+import pytest
+from conftest import ROOT
+
+from noisy_student.files import UserError
+
+
+@pytest.fixture
+def crossing(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    spec = importlib.util.spec_from_file_location("crossing", ROOT / "benchmarks" / "crossing.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_series_has_the_gain_that_the_published_table_has(crossing, tmp_path):
+    title, [(labels, pair, answer)] = crossing.load_series(ROOT / "results" / "real" / "runs")
+    assert (title, labels, sorted(pair[0])) == ("width 0.125", 500, [0, 1, 2])
+    # results/real/README.md: by 3.5 points (1.7 to 5.2).
+    rounded = [round(value, 1) for value in (answer.points, answer.low, answer.high)]
+    assert rounded == [3.5, 1.7, 5.2]
+    row = crossing.row_of(title, labels, pair, answer)
+    # 10,000 steps of 64 images.
+    assert row[-3:] == ["10,000", "640,000", "1,280"]
+    assert crossing.draw_gain([(title, [(labels, pair, answer)])], tmp_path / "gain.png").exists()
+
+
+def test_a_folder_without_the_two_cells_is_named(crossing, tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}: holds no noisy teacher with its student"):
+        crossing.load_series(tmp_path)
