@@ -165,7 +165,8 @@ def main(args):
     # What the student sees: the first batch as it is, and under noise
     _, first = next(row_batches(0))
     noisy, _ = next(batches(0))
-    figures.drawn(figures.batch, x[first], noisy, run.path("batch.png"))
+    figures.drawn(figures.batch, x[first], noisy, args.noise, recipe.flip_and_crop,
+                  run.path("batch.png"))
 
     with backend.on_hardware(precision, args.devices, recipe.batch_size):
         # The student, with the noise on the model

@@ -8,7 +8,8 @@ Folders of one name are one cell of the experiment, each of another seed. Every 
 experiment.py is a difference between two cells: how large it is, how sure that is, and the answer
 in words.
 
-Reads   finished runs of steps 1 and 4 (and 2, for what the pseudo-labels were)
+Reads   finished runs of steps 1 and 4 (and 2, for what the pseudo-labels were: those that lie
+        beside their student are found); with --report the data set, for some test images
 Writes  figures/   results.md, results.json (the tables and the answers) and pictures;
         --report   all of it in one page
 """
@@ -31,10 +32,10 @@ import stochastic_resblock  # noqa: F401
 from experiment import CELLS, LABELS, QUESTIONS, TWO_BY_TWO, title
 from noisy_student import backend, figures, report, robust_data
 from noisy_student.cells import Labelling, load_cells, warn_if_unmatched
-from noisy_student.files import run_script, whole_file, write_json
+from noisy_student.files import UserError, run_script, whole_file, write_json
 from noisy_student.labels import load_data_of
 from noisy_student.metrics import holm, mcnemar, paired_interval
-from noisy_student.tables import as_json, markdown, sections, tables
+from noisy_student.tables import as_json, made_table, markdown, sections, tables
 
 # Weights of the four cells of TWO_BY_TWO: teacher, noisy teacher, student without noise, student.
 # The interaction is what pseudo-labels add under noise less what they add without.
@@ -139,6 +140,27 @@ def ask(cells):
     return answers, effects
 
 
+# --- what to look at ------------------------------------------------------------------------------
+
+
+def load_if_there(run, moved_to):
+    """The Dataset that a run was trained on, or None, and a line that says why."""
+    try:
+        return load_data_of(run, moved_to)
+    except UserError as error:
+        print(f"no test image is shown: {error}")
+        return None
+
+
+def photos_of(cells, labellings):
+    """Paths of pictures in the runs' folders: what a student is shown, and what teachers kept."""
+    student = cells[figures.student_of(cells)]
+    noisy = [m.run for cell in (student, *cells.values()) for m in cell.values()
+             if m.run.arguments.get("noise") in ("all", "input")]
+    return [*(run.path("batch.png") for run in noisy[:1]),
+            *(run.path(name) for run in labellings for name in ("montage.png", "mistakes.png"))]
+
+
 def main(args):
     backend.prepare(0)
     cells, labelled = load_cells(args.runs, CELLS, LABELS)
@@ -147,15 +169,15 @@ def main(args):
     labellings = [Labelling(name, runs) for name, runs in labelled.items()]
 
     # More questions to the networks, which need the images
-    robust = {}
+    robust, data, photos = {}, None, args.report and not args.no_photos
     if args.corrupted or args.adversarial or args.shifted or args.check_overlap:
         data = load_data_of(first, args.data)
         tests = robustness.make_tests(data, args.corrupted, args.adversarial, args.shifted,
                                  args.robust_images)
         robust_data.run_tests(cells, tests, args.robust_seeds)
         robust = robust_data.tables(cells, tests, title, robustness.EXPLANATION)
-        if args.check_overlap:
-            robust_data.check_overlap(labelled, data, args.out)
+    elif photos:
+        data = load_if_there(first, args.data)
 
     # The answers
     answers, effects = ask(cells)
@@ -173,19 +195,19 @@ def main(args):
     write_json(out / "results.json", as_json(cells, answers, effects))
 
     # What to look at
-    pictures = figures.draw_all(cells, title, answers, labellings,
-                                first.results["class_names"], out)
+    pictures = figures.draw_all(cells, title, answers, labellings, first.results["class_names"],
+                                out, data.x_test if photos and data else None)
     print(f"\nin {out}: results.md, results.json, {', '.join(path.name for path in pictures)}")
+    if args.check_overlap:
+        robust_data.check_overlap(labelled, data, args.out)
     if args.report:
         labelling_runs = [run for runs in labelled.values() for run in runs]
-        photos = []
-        if not args.no_photos:
-            photos = [run.path(name) for run in labelling_runs
-                      for name in ("montage.png", "mistakes.png")]
         # The page begins with the answers and their picture.
         answered = {name: text.pop(name) for name in ("The answers",) if name in text}
+        text["What each cell was made with"] = made_table(cells, title)
         report.write_page(args.report, first.made_from["data"], sections(answered),
-                          sections(text), pictures, photos,
+                          sections(text), pictures,
+                          photos_of(cells, labelling_runs) if photos else [],
                           report.commands(trainings, labelling_runs))
         print(f"open in a browser: {args.report}")
 

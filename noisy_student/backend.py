@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import platform
 import sys
 
 import keras
@@ -85,6 +86,21 @@ def gpus():
                 for gpu in devices]
     return [(torch.cuda.get_device_name(i), torch.cuda.get_device_capability(i))
             for i in range(torch.cuda.device_count())]
+
+
+def hardware():
+    """The GPUs; or where there are none, the processor and its cores: text."""
+    names = [name for name, _ in gpus()]
+    return ", ".join(names) or f"{processor()}, {os.cpu_count()} cores"
+
+
+def processor():
+    """What Linux calls it; elsewhere, what Python does."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def has_bfloat16():

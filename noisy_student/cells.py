@@ -1,5 +1,6 @@
 """What finished runs come to: cells of an experiment, and what their networks say."""
 
+import contextlib
 import os
 import pathlib
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ class Measured:
     # What it says of the test images, float32 (N, C), and their classes, int (N,).
     probabilities: np.ndarray
     y: np.ndarray
+    # How many images it was validated on.
+    validation_images: int
     # The temperature that suits the validation images; None, where there are none.
     fitted: Temperature = None
     # What robustness.py measured, by the name of the test.
@@ -57,16 +60,18 @@ def measure(run):
     """Raises: UserError, where record and predictions are not what a training writes."""
     with reading(run.path("run.json")):
         probabilities, y = run.predictions("test")
+        held_out, labels = run.predictions("validation")
         temperature = None
         # With --validation test, nothing is left to fit a temperature on.
         if run.arguments["validation"] == "split":
-            held_out, labels = run.predictions("validation")
             temperature = fit_temperature(held_out, np.eye(held_out.shape[1])[labels])
-        return Measured(run, probabilities, y, temperature)
+        return Measured(run, probabilities, y, len(labels), temperature)
 
 
 def find(folders, known=None, labels=None):
     """Every finished run in the folders, or below them; what is left out is named.
+
+    Pseudo-labels that a student learnt from belong to it, if they lie beside it.
 
     Args:
         known, labels: experiment.py's CELLS and LABELS. Known cells come first, and a run that is
@@ -75,7 +80,7 @@ def find(folders, known=None, labels=None):
     Returns: {cell: {seed: Run}} of the trainings, and {name: [Run, ...]} of the labellings.
         Raises: UserError, where a folder holds no run, or none of them a finished training.
     """
-    cells, labellings, known = {}, {}, known or {}
+    cells, labellings, known, given = {}, {}, known or {}, set()
     for folder in folders:
         paths = sorted(pathlib.Path(folder).rglob("run.json"))
         if not paths:
@@ -94,6 +99,12 @@ def find(folders, known=None, labels=None):
             else:
                 kind = cells if run.trained else labellings
                 add(kind.setdefault(name, {}), run)
+                given.add(run.labels_sha256)
+    for student in [run for cell in cells.values() for run in cell.values() if run.taught_by]:
+        run = None if student.made_from.get("pseudo_sha256") in given else labels_beside(student)
+        if run:
+            add(labellings.setdefault(printable(pathlib.Path(run.folder).name), {}), run)
+            given.add(run.labels_sha256)
     if not cells:
         raise UserError(f"{', '.join(folders)}: no finished training there. "
                         "Run first: python cifar10_resnet50.py")
@@ -101,6 +112,17 @@ def find(folders, known=None, labels=None):
     names += [name for name in cells if name not in names]
     labellings = {name: list(of_name.values()) for name, of_name in labellings.items()}
     return {name: cells[name] for name in names}, labellings
+
+
+def labels_beside(student):
+    """The labelling that a student learnt from, if it still lies beside the student, or None."""
+    for path in sorted(pathlib.Path(student.folder).parent.glob("*/run.json")):
+        # What is wrong with other runs there is of no interest.
+        with contextlib.suppress(UserError):
+            run = runs.read(path.parent)
+            if run.labels_sha256 == student.made_from.get("pseudo_sha256"):
+                return run
+    return None
 
 
 def load_cells(folders, known=None, labels=None):

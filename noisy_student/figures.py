@@ -1,6 +1,7 @@
 """Every picture: each function draws one, writes it whole and returns its path. Imports no Keras.
 
 A picture is six inches wide, in letters of twelve points: at a phone's width it can still be read.
+Confusion matrices stand side by side, each as wide as that.
 Colours are Okabe and Ito's, which colour-blind readers can tell apart, and what a colour says is
 also said by a marker or in words.
 """
@@ -9,6 +10,7 @@ import pathlib
 import textwrap
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -171,8 +173,10 @@ def montage(kept, class_names, path):
     return mosaic(rows, 8, 96, caption + more, path)
 
 
-def mistakes(kept, class_names, path):
-    """The most confident wrong ones of each class that has any. Arguments as montage's.
+def mistakes(kept, class_names, path, who="the teacher"):
+    """The most confident wrong ones of each class that has any.
+
+    Args: as montage's. who: whose mistakes they are.
 
     Returns: the path, or None where no label is known to be wrong.
     """
@@ -185,23 +189,30 @@ def mistakes(kept, class_names, path):
     rows, more = class_rows([picture.label for picture in wrong],
                             [picture.confidence for picture in wrong], class_names, "wrong",
                             lambda n: slice(5), tile)
-    caption = ("Left: what the teacher takes them for. Above: what they are; none: none of the "
-               "classes. The most confident first.")
+    caption = f"Left: what {who} takes them for. Above: what they are"
+    if any(picture.truth < 0 for picture in wrong):
+        caption += "; none: none of the classes"
+    caption += ". The most confident first."
     return mosaic(rows, 5, 160, caption + more, path) if rows else None
 
 
-def batch(plain, noisy, path):
-    """What the student sees: images as they are, and below them flipped, cropped and distorted.
+def batch(plain, noisy, noise, crop, path):
+    """What the student sees: images as they are, and below them under the noise on images.
 
     Args:
         plain, noisy: uint8 (B, 32, 32, 3), the same images without and with noise.
+        noise, crop: what --noise and --flip-and-crop say.
     """
+    augmented = noise in ("all", "input")
+    done = ["flip and crop"] if crop == "always" or (crop == "with-noise" and augmented) else []
+    done += ["RandAugment"] if augmented else []
     rows = []
     for start in range(0, min(len(plain), 32), 8):
         for name, some in (("as it is", plain), ("for the\nstudent", noisy)):
             rows.append((name, [(image, "", False) for image in some[start:start + 8]]))
         rows.append(None)
-    caption = "Above: images as they are. Below: under flip, crop and RandAugment."
+    below = f"under {', then '.join(done)}" if done else "the same, since they get no noise"
+    caption = f"Above: images as they are. Below: {below}."
     return mosaic(rows, 8, 96, caption, path)
 
 
@@ -310,6 +321,14 @@ def mean(cell, name):
     return 100 * np.mean([getattr(measured, name) for measured in cell.values()])
 
 
+def student_of(cells):
+    """The name of the cell that is looked at closely: the student, or what comes next to it."""
+    taught = [name for name, cell in cells.items()
+              if any(measured.run.taught_by for measured in cell.values())]
+    names = [name for name in ("student", "student_of_noisy") if name in taught]
+    return [*names, *taught, *reversed(cells)][0]
+
+
 def headed_rows(headings, room, xlabel, note):
     """A chart with a heading above each row: beside them, at a phone's width, nothing else fits.
 
@@ -406,7 +425,7 @@ def line_charts(names, panels, **options):
 
 @our_settings
 def learning_curves(cells, title, path):
-    """Validation accuracy and training loss: each run to its own end, the mean while all ran."""
+    """Accuracies and training loss: each run to its own end, the mean while all ran."""
     def curves(cell, key, scale):
         seeds = []
         for m in cell.values():
@@ -416,13 +435,16 @@ def learning_curves(cells, title, path):
         steps = seeds[0][0][:common]
         return [(steps, np.mean([y[:common] for _, y in seeds], axis=0)), *seeds]
 
+    held_out = {m.validation_images for cell in cells.values() for m in cell.values()}
+    held_out = " or ".join(f"{images:,}" for images in sorted(held_out))
     panels = []
-    for head, key, scale in (("accuracy on the validation images, %", "val_accuracy", 100),
-                             ("training loss, nats per image", "loss", 1)):
+    for head, key, scale in ((f"accuracy on {held_out} validation images, %", "val_accuracy", 100),
+                             ("accuracy in training, under its noise, %", "accuracy", 100),
+                             ("loss in training, under its noise, nats", "loss", 1)):
         panels.append((head, [curves(cell, key, scale) for cell in cells.values()]))
     figure, axes = line_charts(list(map(title, cells)), panels, sharex=True)
-    axes[1].set_xlabel("optimizer steps; thick: means; thin: each seed")
-    axes[1].xaxis.set_major_formatter("{x:,.0f}")
+    axes[-1].set_xlabel("optimizer steps; thick: means; thin: each seed")
+    axes[-1].xaxis.set_major_formatter("{x:,.0f}")
     return save(figure, path)
 
 
@@ -534,25 +556,39 @@ def name_classes(set_ticks, class_names, **options):
 
 @our_settings
 def confusion(cells, title, class_names, path):
-    """Which class is taken for which, over all seeds: the first cell and the most accurate."""
+    """Which class is taken for which, over all seeds, by the first cell, student and the best."""
     average = {name: mean(cell, "accuracy") for name, cell in cells.items()}
-    names = list(dict.fromkeys([next(iter(cells)), max(average, key=average.get)]))
-    figure, panels = new_figure(6 * len(names), len(names))
-    for axes, name in zip(panels, names):
+    best = max(average, key=average.get)
+    names = list(dict.fromkeys([next(iter(cells)), student_of(cells), best]))
+    figure = Figure(figsize=(6 * len(names), 6.5), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
         counts = np.zeros((len(class_names),) * 2)
         for measured in cells[name].values():
             np.add.at(counts, (measured.y, measured.probabilities.argmax(axis=1)), 1)
         share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
-        axes.grid(visible=False)
         for (r, c), value in np.ndenumerate(share if len(class_names) <= 12 else share[:0]):
             axes.text(c, r, f"{value:.0f}", ha="center", va="center",
                       color="white" if value > 55 else "black")
         name_classes(axes.set_xticks, class_names, rotation=45, ha="right", rotation_mode="anchor")
         name_classes(axes.set_yticks, class_names)
         axes.set(xlabel="taken for", ylabel="truth; rows in %",
-                 title=wrapped(f"{title(name)}: {average[name]:.1f} % right", 46))
+                 title=wrapped(f"{average[name]:.1f} % right: {title(name)}", 46))
     return save(figure, path)
+
+
+def student_mistakes(cells, class_names, x_test, path):
+    """The test images that the student's first seed is surest of, and wrong.
+
+    Args:
+        x_test: uint8 (N, 32, 32, 3), in the order of the cells' predictions.
+    """
+    name = student_of(cells)
+    seed, measured = next(iter(cells[name].items()))
+    wrong = [SimpleNamespace(pixels=x_test[i], label=measured.probabilities[i].argmax(),
+                             confidence=measured.probabilities[i].max(), truth=measured.y[i])
+             for i in np.flatnonzero(~measured.right)]
+    return mistakes(wrong, class_names, path, f"{name} (seed {seed})")
 
 
 def drawn(draw, *arguments):
@@ -582,19 +618,23 @@ def draw_labels(folder, kept, class_names, histogram, threshold):
             for path in drawn(draw, pathlib.Path(folder) / f"{name}.png")]
 
 
-def draw_all(cells, title, answers, labellings, class_names, out):
-    """The pictures of step 5, as far as there is something to draw. Returns: their paths."""
+def draw_all(cells, title, answers, labellings, class_names, out, x_test=None):
+    """The pictures of step 5, as far as there is something to draw. Returns: their paths.
+
+    Args:
+        x_test: the test images, uint8 (N, 32, 32, 3); None, where they are not to be shown.
+    """
     pictures = {"accuracy": partial(accuracies, cells, title),
                 "answers": partial(differences, answers) if answers else None,
                 "learning_curves": partial(learning_curves, cells, title),
                 "robustness": partial(robustness, cells, title) if kinds_of(cells) else None,
                 "pseudo_labels": partial(pseudo_labels, labellings) if labellings else None,
-                "confusion": partial(confusion, cells, title, class_names)}
-    paths = []
-    for name, draw in pictures.items():
-        path = pathlib.Path(out) / f"{name}.png"
-        # One of other tables must not stand beside these.
+                "confusion": partial(confusion, cells, title, class_names),
+                "student_mistakes": None if x_test is None else
+                partial(student_mistakes, cells, class_names, x_test)}
+    out = pathlib.Path(out)
+    # None of other tables may stand beside these.
+    for path in (*out.glob("overlap*.png"), *(out / f"{name}.png" for name in pictures)):
         path.unlink(missing_ok=True)
-        if draw:
-            paths += drawn(draw, path)
-    return paths
+    return [path for name, draw in pictures.items() if draw
+            for path in drawn(draw, out / f"{name}.png")]

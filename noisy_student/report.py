@@ -12,7 +12,7 @@ import shlex
 from markdown_it import MarkdownIt
 
 from noisy_student import arguments
-from noisy_student.files import sha256, whole_file
+from noisy_student.files import whole_file
 
 PNG = b"\x89PNG\r\n\x1a\n"
 # By the name of a picture's file: what it shows, for those who cannot see it; how to read it.
@@ -25,9 +25,9 @@ PICTURES = {
         "Differences in accuracy, with their intervals",
         "A point is a hundredth of accuracy. Right of 0: what is asked about helps."),
     "learning_curves": (
-        "Validation accuracy and training loss over the steps",
-        "Above, on images held out; below, on what is trained on, which noise makes harder: only "
-        "losses under the same noise compare."),
+        "Validation accuracy, training accuracy and training loss over the steps",
+        "Above, on images held out, the fewer the less sure; below, on what is trained on, which "
+        "noise makes harder: there, only cells under the same noise compare."),
     "robustness": (
         "Accuracy by severity of corruption and by strength of attack",
         "Means over the seeds that were tested; higher is better. The axes do not begin at 0."),
@@ -36,11 +36,17 @@ PICTURES = {
         "Above, dark: images kept; light: with the repeats that balance the classes. Below, on the "
         "diagonal, the teacher's confidence means what it says."),
     "confusion": (
-        "Which class is taken for which, by the first cell and by the most accurate",
+        "Which class is taken for which, by the first cell, the student and the most accurate",
         "A row: of the images of one class, how many in a hundred are taken for each."),
+    "student_mistakes": ("Test images that a student is surest of, and wrong",
+                         "What a student is surest of, and wrong, of the test images."),
+    "batch": ("Training images as they are, and as the student is shown them",
+              "What the student is shown: its first batch."),
     "montage": ("Kept images of each class, by confidence", "What the teacher kept."),
     "mistakes": ("The most confident wrong labels", "What the teacher was surest of, and wrong."),
 }
+# Pixels that a picture may be wide and still be read on a phone, and those that it shows in a rem.
+WIDE, PER_REM = 1200, 45
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 72rem;
@@ -50,9 +56,13 @@ p, figcaption { max-width: 45rem; color: #444; } pre { overflow-x: auto; font-si
 .pictures { display: grid; gap: 2rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 figure { margin: 0; max-width: 40rem; } img { width: 100%; display: block; }
+.wide { grid-column: 1 / -1; max-width: none; overflow-x: auto; }
 table { display: block; overflow-x: auto; border-collapse: collapse; font-size: .9rem; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; min-width: 4rem;
-  border-bottom: 1px solid #ddd; overflow-wrap: normal; } td:nth-child(-n+2) { min-width: 11rem; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; min-width: 3rem;
+  border-bottom: 1px solid #ddd; overflow-wrap: normal; } td { white-space: nowrap; }
+td:first-child, td:last-child, table:first-of-type td:nth-child(2) { white-space: normal; }
+td:first-child, table:first-of-type td:nth-child(2) { min-width: 10rem; }
+td:last-child { min-width: 7rem; }
 """
 
 
@@ -81,8 +91,12 @@ def as_figures(heading, paths, with_folder=False):
         alt, caption = PICTURES.get(path.stem, (path.stem.replace("_", " "), ""))
         if with_folder:
             caption = f"{'/'.join(path.parts[-3:-1])}: {caption}"
-        parts.append(f'<figure><img src="data:image/png;base64,{base64.b64encode(content).decode()}'
-                     f'" alt="{html.escape(alt)}">'
+        # The file says how wide it is. Confusion matrices stand side by side, to be swiped through.
+        width, wide, least = int.from_bytes(content[16:20]), "", ""
+        if width > WIDE:
+            wide, least = ' class="wide"', f' style="min-width: {width // PER_REM}rem"'
+        parts.append(f'<figure{wide}><img{least} src="data:image/png;base64,'
+                     f'{base64.b64encode(content).decode()}" alt="{html.escape(alt)}">'
                      f"<figcaption>{html.escape(caption)}</figcaption></figure>")
     if not parts:
         return ""
@@ -103,7 +117,7 @@ def write_page(path, data_name, answers, tables, pictures, photos, commands):
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{title}</title>", f"<style>{STYLE}</style>", f"<h1>{title}</h1>",
             render(answers), as_figures("Pictures", pictures), render(tables),
-            as_figures("Pseudo-labelled images", photos, with_folder=True),
+            as_figures("Images that were learnt from", photos, with_folder=True),
             f"<h2>How it was made</h2><p>This page: {datetime.date.today().isoformat()}.</p>",
             f"<pre>{html.escape(chr(10).join(commands))}</pre>", "</html>", ""]
     with whole_file(path) as beside:
@@ -112,31 +126,37 @@ def write_page(path, data_name, answers, tables, pictures, photos, commands):
 
 
 def commands(trainings, labellings):
-    """The versions, and a command for each run, with which it can be made again: list of str.
+    """A command for each run, with which it can be made again, after those that it needs.
 
     Args:
         trainings, labellings: lists of Runs. A folder that a run needs and that is none of theirs
             stands there as FOLDER.
+
+    Returns: list of str.
     """
-    networks = {run.sha256.get("model.keras"): run.folder for run in trainings}
-    labels = {}
-    for run in labellings:
-        parts = [run.sha256.get(f"{name}.npy", "").encode() for name in ("x", "y", "index")]
-        labels[sha256(*parts)] = run.folder
-    versions = {f"{key} {value}": None for run in trainings for key, value in run.versions.items()}
-    lines = [f"# {', '.join(versions)}"]
-    for run in [*trainings, *labellings]:
-        made_from = run.made_from
+    networks = {run.sha256.get("model.keras"): run for run in trainings}
+    labels = {run.labels_sha256: run for run in labellings}
+    lines = {}
+
+    def add(run):
+        made_from, need = run.made_from, None
         if not run.trained:
-            where = ["--teacher", networks.get(made_from["teacher_sha256"], "FOLDER"), "--out"]
+            need = networks.get(made_from["teacher_sha256"])
+            where = ["--teacher", need.folder if need else "FOLDER", "--out"]
         else:
             where = ["--data", made_from["data"], "--log-dir"]
             if run.taught_by:
-                where = ["--pseudo", labels.get(made_from.get("pseudo_sha256"), "FOLDER"), *where]
+                need = labels.get(made_from.get("pseudo_sha256"))
+                where = ["--pseudo", need.folder if need else "FOLDER", *where]
             elif "noise" in run.arguments:
-                where = ["--pseudo", "none", *where]
-        lines.append(shlex.join(["python", run.script, *as_words(run), *where, run.folder]))
-    return lines
+                where = ["--pseudo", "none", "--like", "none", *where]
+        if need:
+            add(need)
+        lines[run.folder] = shlex.join(["python", run.script, *as_words(run), *where, run.folder])
+
+    for run in [*trainings, *labellings]:
+        add(run)
+    return list(lines.values())
 
 
 def as_words(run):
@@ -145,6 +165,9 @@ def as_words(run):
     A recipe has values that are no flags: they come with its name.
     """
     flags = arguments.flags_of(run.script)
+    if run.arguments.get("keep_share"):
+        # It takes the place of the threshold.
+        flags -= {"threshold"}
     words = list(map(str, run.arguments.get("images", ())))
     for key, value in run.arguments.items():
         if key == "images" or key not in flags or value is None or value is False:

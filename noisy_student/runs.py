@@ -5,13 +5,14 @@ import os
 import pathlib
 import platform
 import re
+import subprocess
 from dataclasses import asdict, dataclass, field, fields
 
 import keras
 import numpy as np
 
 # normalization: its layer must be known to load a network that has it.
-from noisy_student import normalization, onednn  # noqa: F401
+from noisy_student import backend, normalization, onednn  # noqa: F401
 from noisy_student.files import (
     UserError,
     occupy,
@@ -58,6 +59,12 @@ class Run:
     def trained(self):
         """Whether it is a finished training, and not a labelling."""
         return "test_accuracy" in self.results
+
+    @property
+    def labels_sha256(self):
+        """What the run of a student keeps as pseudo_sha256, if it learnt from this labelling."""
+        return sha256(*(self.sha256.get(f"{name}.npy", "").encode()
+                        for name in ("x", "y", "index")))
 
     def path(self, name):
         return pathlib.Path(self.folder) / name
@@ -136,7 +143,8 @@ def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir"
     """
     chosen = {key: value for key, value in arguments.items() if key not in WHERE}
     versions = {"python": platform.python_version(), "keras": keras.__version__,
-                "numpy": np.__version__, "backend": keras.backend.backend()}
+                "numpy": np.__version__, "backend": keras.backend.backend(),
+                "hardware": backend.hardware(), "commit": commit()}
     if keras.backend.backend() == "tensorflow":
         # Other kernels round otherwise.
         versions["onednn"] = os.environ.get(onednn.VARIABLE, "as TensorFlow decides")
@@ -154,6 +162,19 @@ def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir"
             return old
     run.save()
     return run
+
+
+def commit():
+    """The commit of this project, and whether there are changes since: "3564fa3-dirty", or "-"."""
+    project = pathlib.Path(__file__).parent.parent
+    # Where somebody keeps a copy within a repository of his own, that one's commit says nothing.
+    if not (project / ".git").exists():
+        return "-"
+    try:
+        return subprocess.run(["git", "describe", "--always", "--dirty"], cwd=project, check=True,
+                              capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "-"
 
 
 def names_of(sources):

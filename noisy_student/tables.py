@@ -38,6 +38,7 @@ def tables(cells, known, title, answers, effects, labellings, robust):
     """
     text = {"The answers": answer_table(answers + effects),
             "The cells": cell_table(cells, known, title),
+            "The classes": class_table(cells),
             "Calibration": calibration_table(cells, title), **robust}
     if labellings:
         text["The pseudo-labels"] = label_table(labellings)
@@ -83,6 +84,20 @@ def cell_table(cells, known, title):
             article = known[name].article if name in known else None
             row.append(f"{100 * article[0]:.2f} %, {article[1]}" if article else "-")
     return says, head, rows
+
+
+def class_table(cells):
+    first = next(iter(next(iter(cells.values())).values()))
+    rows = []
+    for c, name in enumerate(first.run.results["class_names"]):
+        here = first.y == c
+        shares = ["-"] * len(cells)
+        if here.any():
+            shares = [f"{100 * np.mean([m.right[here].mean() for m in cell.values()]):.1f}"
+                      for cell in cells.values()]
+        rows.append([name, f"{here.sum():,}", *shares])
+    says = "Accuracy on the test images of each class, %: means over the seeds."
+    return says, ["class", "images", *cells], rows
 
 
 def calibration_table(cells, title):
@@ -134,6 +149,30 @@ def run_table(cells):
                          accuracy({seed: m}), f"{m.loss:.4f}"])
     return ("Accuracy with Wilson's 95 % interval, and plain cross-entropy.",
             ["run", "seed", "accuracy, %", "cross-entropy"], rows)
+
+
+def made_table(cells, title):
+    """With what each cell was made, as far as its runs have kept it."""
+    rows = []
+    for name, cell in cells.items():
+        trainings = [m.run for m in cell.values()]
+        shown = [run.results["steps"] * run.arguments["batch_size"] for run in trainings]
+        versions = [dict(run.versions) for run in trainings]
+        made = [[each.pop(key, "-") for each in versions] for key in ("hardware", "commit")]
+        made.append([", ".join(f"{key} {value}" for key, value in each.items())
+                     for each in versions])
+        rows.append([title(name), span([run.results.get("images") for run in trainings]),
+                     span(shown), *("; ".join(dict.fromkeys(each)) for each in made)])
+    return ("Different images: how many there were to learn from, each counted once. Shown: how "
+            "many were in all batches together. A commit that is called dirty had changes.",
+            ["cell", "different images", "shown", "hardware", "commit", "versions"], rows)
+
+
+def span(counts):
+    """The least and the most of some counts, as text; None is one that is not known."""
+    if None in counts:
+        return "-"
+    return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
 
 
 def markdown(head, lines):

@@ -125,6 +125,35 @@ def test_answers_in_words(points, low, high, seeds, holm, words):
     assert str(answer) == words and answer.shown == words.startswith(("yes", "no,"))
 
 
+def test_accuracy_of_each_class_is_a_mean_over_seeds(tmp_path):
+    # Cats are the even images.
+    a_run(tmp_path / "0" / "teacher", [1, 0, 1, 0, 0, 1, 1, 1])
+    a_run(tmp_path / "1" / "teacher", [1, 0, 1, 1, 1, 1, 1, 1], seed=1)
+    a_run(tmp_path / "noisy_teacher", [1, 1, 1, 1, 1, 1, 1, 0])
+    _, head, rows = tables.class_table(cells_of(tmp_path))
+    assert head == ["class", "images", "teacher", "noisy_teacher"]
+    assert rows == [["cat", "4", "87.5", "100.0"], ["dog", "4", "62.5", "75.0"]]
+
+
+def test_a_class_without_test_images_has_no_accuracy(tmp_path):
+    a_run(tmp_path / "teacher", [1, 0], class_names=("cat", "dog", "eel"))
+    assert tables.class_table(cells_of(tmp_path))[2][2] == ["eel", "0", "-"]
+
+
+def test_what_a_cell_was_made_with_is_what_its_runs_say(tmp_path):
+    for seed, (images, commit) in enumerate([(90, "abc"), (88, "def-dirty")]):
+        run = a_run(tmp_path / f"{seed}" / "teacher", [1, 0], seed)
+        run.versions = {"keras": "3", "commit": commit, "hardware": "my card"}
+        run.results["images"] = images
+        run.save()
+    # Of older runs less is known.
+    a_run(tmp_path / "noisy_teacher", [1, 0])
+    _, head, rows = tables.made_table(cells_of(tmp_path), str)
+    # Two epochs of five batches of eight.
+    assert [row[1:] for row in rows] == [
+        ["88 to 90", "80", "my card", "abc; def-dirty", "keras 3"], ["-", "80", "-", "-", ""]]
+
+
 @pytest.mark.parametrize("gains, stands", [((0.20, 0.21, 0.20), True),
                                            # p is 0.04: enough for one question, not for three.
                                            ((0.10, 0.12, 0.19), False)])
@@ -402,6 +431,25 @@ def test_the_articles_column_is_for_cifar10_alone(tmp_path, no_pictures):
         shutil.rmtree(tmp_path / "teacher")
 
 
+def test_pseudo_labels_that_lie_beside_their_student_need_not_be_named(tmp_path, capsys):
+    labels = runs.Run(str(tmp_path / "mine"), "imagenet_dummy_label.py", LABELLING, {}, None)
+    other = runs.Run(str(tmp_path / "another"), "imagenet_dummy_label.py", LABELLING, {}, None)
+    for run, number in ((labels, 1), (other, 2)):
+        files.write_arrays(run.path("y.npy"), np.array(number))
+        run.finish(kept=1)
+    (tmp_path / "zebra").mkdir()
+    (tmp_path / "zebra" / "run.json").write_text("damaged")
+    student = a_run(tmp_path / "student", [1, 0], taught_by=taught())
+    student.made_from["pseudo_sha256"] = labels.labels_sha256
+    student.save()
+    for folders in ([student.folder], [labels.folder, student.folder]):
+        _, labellings = cells.find(folders)
+        assert {name: [run.folder for run in made] for name, made in labellings.items()} == {
+            "mine": [labels.folder]}
+    labels.path("run.json").unlink()
+    assert cells.find([student.folder])[1] == {} and capsys.readouterr().out == ""
+
+
 # --- the whole step -------------------------------------------------------------------------------
 
 
@@ -419,8 +467,10 @@ def logs(toy, teacher, pseudo, tmp_path_factory):
     return logs
 
 
-PICTURES = {"accuracy.png", "answers.png", "learning_curves.png", "confusion.png",
-            "pseudo_labels.png"}
+# Those that need no images, and all.
+CHARTS = {"accuracy.png", "answers.png", "learning_curves.png", "confusion.png",
+          "pseudo_labels.png"}
+PICTURES = {*CHARTS, "student_mistakes.png"}
 
 
 @pytest.fixture(scope="module")
@@ -472,7 +522,7 @@ def test_the_same_again_without_photos(step, logs, tmp_path):
     assert not (tmp_path / "robustness.png").exists()
     assert (tmp_path / "results.md").read_text() == (step[0] / "figures/results.md").read_text()
     page = (tmp_path / "page.html").read_text()
-    assert page.count("data:image/png;base64,") == len(PICTURES)
+    assert page.count("data:image/png;base64,") == len(CHARTS)
 
 
 def test_robustness_of_a_network_that_is_missing(logs, tmp_path):

@@ -25,8 +25,8 @@ def measured(accuracy=0.5, seed=0, classes=4, images=400, epochs=6):
     probabilities = rng.uniform(0, 0.2, size=(images, classes)).astype(np.float32)
     probabilities[np.arange(images), np.where(right, y, (y + 1) % classes)] = rng.uniform(
         0.3, 1, size=images)
-    history = [{"epoch": epoch, "val_accuracy": 0.1 * epoch, "loss": 3 - 0.2 * epoch - seed}
-               for epoch in range(epochs)]
+    history = [{"epoch": epoch, "val_accuracy": 0.1 * epoch, "accuracy": 0.2 * epoch,
+                "loss": 3 - 0.2 * epoch - seed} for epoch in range(epochs)]
     errors = {kind: [1 - accuracy + 0.02 * severity + more for severity in range(5)]
               for kind, more in (("fog", 0), ("gaussian_blur", 0.01), ("pixelate", 0.02))}
     attacked = {"clean": accuracy, "epsilons": [1, 2, 4, 8, 16],
@@ -34,7 +34,8 @@ def measured(accuracy=0.5, seed=0, classes=4, images=400, epochs=6):
     return SimpleNamespace(
         accuracy=accuracy, interval=(accuracy - 0.05, accuracy + 0.04), right=right, y=y,
         probabilities=probabilities, calibrated=probabilities, ece=0.1, calibrated_ece=0.05,
-        history=history, steps_per_epoch=10,
+        history=history, steps_per_epoch=10, validation_images=37,
+        run=SimpleNamespace(taught_by=None),
         robust={"corrupted": {"errors": errors}, "adversarial": attacked})
 
 
@@ -132,12 +133,25 @@ def test_pictures_of_step_5_are_drawn_whatever_names_there_are(their_own, tmp_pa
     cells = {name: {0: measured()} for name in (*NAMES, "bad \udcff byte")}
     with matplotlib.rc_context(their_own):
         pictures = figures.draw_all(cells, "title of {}".format, [make_answer()],
-                                    [make_labelling()], NAMES, tmp_path / "new")
+                                    [make_labelling()], NAMES, tmp_path / "new",
+                                    plain_images([7] * 400))
     assert capsys.readouterr().out == ""
     assert [path.stem for path in pictures] == [
-        "accuracy", "answers", "learning_curves", "robustness", "pseudo_labels", "confusion"]
-    assert {image_of(path).shape[1] for path in pictures} == {900}
+        "accuracy", "answers", "learning_curves", "robustness", "pseudo_labels", "confusion",
+        "student_mistakes"]
+    assert {image_of(path).shape[1] for path in pictures[:5]} == {900}
     assert sorted(tmp_path.glob("new/*")) == sorted(pictures)
+
+
+def test_no_picture_of_other_tables_stays(tmp_path):
+    old = [tmp_path / name for name in ("robustness.png", "student_mistakes.png", "overlap1.png")]
+    mine = tmp_path / "survival.png"
+    for path in (*old, mine):
+        path.touch()
+    cells = make_cells(1, seeds=[0])
+    cells["cell0"][0].robust = {}
+    figures.draw_all(cells, str, [], [], NAMES, tmp_path)
+    assert mine.exists() and not any(path.exists() for path in old)
 
 
 @pytest.mark.filterwarnings("error")
@@ -217,14 +231,42 @@ def test_mistakes_are_the_most_confident_wrong_ones_under_what_they_are(mosaics)
     kept = pictures_of(plain_images([1, 2, 3, 4, 5, 6, 7]), [0, 0, 0, 0, 1, 1, 1],
                        [0.9, 0.8, 0.85, 1, 1, 0.7, 0.6], [0, 2, -1, None, 1, 0, 0])
     figures.mistakes(kept, NAMES, "a.png")
-    ((rows, _),) = mosaics
+    ((rows, caption),) = mosaics
+    assert "what the teacher takes them for" in caption and "none of the classes" in caption
     assert [label for label, _ in rows] == ["cat\n2 wrong", "A$_$B\n2 wrong"]
     assert [(shade, word) for _, tiles in rows for shade, (_, word, _) in zip(
         shades(tiles), tiles)] == [(3, "none"), (2, "猫"), (6, "cat"), (7, "cat")]
 
 
+def test_mistakes_of_the_student_are_test_images_of_its_first_seed(mosaics):
+    cells = make_cells(2, seeds=[3, 4])
+    one = cells["cell1"][3]
+    one.run.taught_by = {"teacher": None}
+    # Of 400 images, exactly the first are right.
+    x_test = plain_images([0] * 400)
+    wrong = np.flatnonzero(~one.right)
+    sure = wrong[one.probabilities[wrong].max(axis=1).argmax()]
+    x_test[sure] = 200
+    figures.student_mistakes(cells | {"later": make_cells(1)["cell0"]}, NAMES, x_test, "a.png")
+    ((rows, caption),) = mosaics
+    assert "what cell1 (seed 3) takes them for" in caption and "none of" not in caption
+    taken, true = one.probabilities[sure].argmax(), one.y[sure]
+    tiles = dict((label.split("\n")[0], tiles) for label, tiles in rows)[NAMES[taken]]
+    assert shades(tiles)[0] == 200 and tiles[0][1] == NAMES[true]
+
+
+@pytest.mark.parametrize("noise, crop, words", [
+    ("all", "with-noise", "under flip and crop, then RandAugment."),
+    ("input", "never", "under RandAugment."), ("model", "with-noise", "they get no noise."),
+    ("none", "always", "under flip and crop.")])
+def test_a_batch_names_the_noise_it_is_under_and_no_other(noise, crop, words, mosaics):
+    figures.batch(plain_images([1]), plain_images([2]), noise, crop, "a.png")
+    ((_, caption),) = mosaics
+    assert caption.endswith(words)
+
+
 def test_a_batch_has_every_image_as_it_is_and_below_it_as_the_student_sees_it(mosaics):
-    figures.batch(plain_images(range(40)), plain_images(range(100, 140)), "a.png")
+    figures.batch(plain_images(range(40)), plain_images(range(100, 140)), "all", "never", "a.png")
     ((rows, _),) = mosaics
     assert [shades(tiles) for _, tiles in rows] == [
         [*range(first + start, first + start + 8)] for start in (0, 8, 16, 24)
@@ -287,10 +329,19 @@ def test_an_answer_is_a_word_and_its_points(answer, word, tmp_path, saved):
 def test_a_learning_curve_is_the_mean_while_all_seeds_ran(tmp_path, saved):
     cell = {0: measured(seed=0, epochs=6), 1: measured(seed=1, epochs=3)}
     figures.learning_curves({"a": cell}, str, tmp_path / "a.png")
-    mean, first, second = saved[0].axes[1].lines
+    mean, first, second = saved[0].axes[2].lines
     # The losses are 3 and 2, less 0.2 in every epoch of ten steps.
     assert mean.get_xydata() == pytest.approx(np.array([(10, 2.5), (20, 2.3), (30, 2.1)]))
     assert (len(first.get_xydata()), len(second.get_xydata())) == (6, 3)
+
+
+def test_learning_curves_say_on_how_many_images_they_rest_and_show_training_too(tmp_path, saved):
+    cell = {0: measured(), 1: measured()}
+    cell[1].validation_images = 1041
+    figures.learning_curves({"a": cell}, str, tmp_path / "a.png")
+    assert "accuracy on 37 or 1,041 validation images, %" in words(saved[0])
+    held_out, training = (axes.lines[0].get_ydata() for axes in saved[0].axes[:2])
+    assert held_out[-1] == pytest.approx(50) and training[-1] == pytest.approx(100)
 
 
 @pytest.mark.parametrize("draw", [figures.learning_curves, figures.robustness])
@@ -331,10 +382,27 @@ def test_pseudo_labels_are_as_right_as_they_are(tmp_path, saved):
     assert saved[0].axes[1].lines[0].get_xydata()[-1] == pytest.approx(expected)
 
 
-def test_confusion_is_of_the_first_cell_and_the_most_accurate(tmp_path, saved):
-    figures.confusion(make_cells(3), str, NAMES, tmp_path / "a.png")
-    titles = [axes.get_title(loc="left") for axes in saved[0].axes]
-    assert titles == ["cell0: 42.0 % right", "cell2: 52.0 % right"]
+def test_confusion_is_of_the_first_cell_the_student_and_the_best_side_by_side(tmp_path, saved):
+    cells = make_cells(4)
+    for name in ("cell1", "cell2"):
+        cells[name][0].run.taught_by = {"teacher": None}
+    cells["student"] = cells.pop("cell2")
+    figures.confusion(cells, str, NAMES, tmp_path / "a.png")
+    panels = saved[0].axes
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        "42.0 % right: cell0", "52.0 % right: student", "57.0 % right: cell3"]
+    assert len({axes.get_position().y0.round(6) for axes in panels}) == 1
+
+
+@pytest.mark.parametrize("taught, student", [
+    (["student_without_noise", "student", "mine"], "student"), (["mine", "yours"], "mine"),
+    (["student_without_noise", "student_of_noisy"], "student_of_noisy"), ([], "last")])
+def test_the_student_is_the_cell_of_that_name_or_another_that_was_taught(taught, student):
+    cells = {"teacher": {0: measured(images=4)}}
+    for name in (*taught, "last"):
+        cells[name] = {0: measured(images=4)}
+        cells[name][0].run.taught_by = {} if name == "last" else {"teacher": None}
+    assert figures.student_of(cells) == student
 
 
 def test_confusion_is_the_share_of_each_true_class(tmp_path, saved):

@@ -2,8 +2,12 @@
 
 import base64
 import html.parser
+import json
 import os
+import re
 import shlex
+import shutil
+import subprocess
 from dataclasses import asdict
 
 import pytest
@@ -93,8 +97,8 @@ def test_pictures_are_inside_with_words_for_those_who_cannot_see(write, picture)
 
 
 def test_every_picture_of_step_5_has_its_words():
-    drawn = {"accuracy", "answers", "learning_curves", "robustness", "pseudo_labels",
-             "confusion", "montage", "mistakes"}
+    drawn = {"accuracy", "answers", "learning_curves", "robustness", "pseudo_labels", "confusion",
+             "student_mistakes", "batch", "montage", "mistakes"}
     assert drawn <= set(report.PICTURES)
 
 
@@ -118,7 +122,7 @@ def test_only_regular_png_files_get_into_the_page(write, picture, tmp_path):
         names += ["montage.png", "link.png", "pipe.png"]
     paths = [tmp_path / name for name in names]
     text = write(pictures=paths, photos=paths)
-    assert "<img" not in text and "Pictures" not in text and "Pseudo-labelled" not in text
+    assert "<img" not in text and "Pictures" not in text and "learnt from" not in text
 
 
 def test_names_that_are_no_unicode(write):
@@ -159,18 +163,91 @@ def test_a_labellings_command_asks_for_what_was_made(teacher, pseudo):
     assert again["teacher"] == teacher.folder and again["out"] == pseudo.folder
 
 
+def test_a_labelling_by_share_has_no_threshold_in_its_command(pseudo):
+    run = runs.read(pseudo)
+    run.arguments |= {"threshold": 0.0, "keep_share": 0.6}
+    again = arguments.labelling("", words_of(run))
+    assert again.keep_share == 0.6 and again.teacher == "FOLDER"
+
+
+def test_a_command_comes_after_those_that_it_needs(teacher, pseudo, tmp_path):
+    teacher, pseudo = runs.read(teacher), runs.read(pseudo)
+    student = runs.Run(str(tmp_path), "data_generator.py", {"noise": "all"},
+                       {"data": "toy", "pseudo_sha256": pseudo.labels_sha256}, {"labelling": {}},
+                       results={"test_accuracy": 1})
+    lines = report.commands([student, teacher], [pseudo])
+    assert [shlex.split(line)[-1] for line in lines] == [teacher.folder, pseudo.folder,
+                                                         student.folder]
+
+
 def test_a_students_command_names_its_labels(pseudo, tmp_path):
     pseudo = runs.read(pseudo)
-    digest = report.sha256(*(pseudo.sha256[f"{name}.npy"].encode() for name in ("x", "y", "index")))
     student = runs.Run(str(tmp_path / "my student"), "data_generator.py",
                        {"noise": "all", "early_stopping": 0, "seed": 0, "width": 0.5,
                         "labeled_share": None},
-                       {"data": "a b", "pseudo_sha256": digest}, {"labelling": {}},
-                       results={"test_accuracy": 1})
+                       {"data": "a b", "pseudo_sha256": pseudo.labels_sha256},
+                       {"labelling": {}}, results={"test_accuracy": 1})
     again = arguments.student("", words_of(student, pseudo))
     assert (again.pseudo, again.data, again.log_dir) == (pseudo.folder, "a b", student.folder)
     # Zeros are not left out.
     assert (again.early_stopping, again.seed, again.width) == (0, 0, 0.5)
     assert arguments.student("", words_of(student)).pseudo == "FOLDER"
     student.taught_by = None
-    assert arguments.student("", words_of(student)).pseudo == "none"
+    again = arguments.student("", words_of(student))
+    # Or else logs/teacher would be asked for what is left out.
+    assert (again.pseudo, again.like) == ("none", "none")
+
+
+# --- in a browser ---------------------------------------------------------------------------------
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+                None)
+# Each width, how far the page reaches beyond it, and its pictures that are not shown.
+LOOK = """<iframe src="report.html" style="width: 1280px; height: 900px; border: 0"></iframe>
+<iframe src="report.html" style="width: 390px; height: 900px; border: 0"></iframe><pre></pre>
+<script>onload = () => {
+  const found = [];
+  for (const {contentWindow: frame} of document.querySelectorAll("iframe")) {
+    const page = frame.document.documentElement, images = [...frame.document.images];
+    found.push([frame.innerWidth, page.scrollWidth - frame.innerWidth,
+                images.filter(image => !image.naturalWidth).length]);
+  }
+  document.querySelector("pre").textContent = JSON.stringify(found);
+};</script>"""
+
+
+def look(folder):
+    """What headless Chromium finds in report.html: [width, overflow, missing pictures] of each
+    width, and the lines of its console.
+    """
+    if not CHROMIUM:
+        pytest.skip("there is no Chromium (chromium, chromium-browser, google-chrome)")
+    (folder / "look.html").write_text(LOOK)
+    result = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+         "--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}",
+         "--enable-logging=stderr", "--dump-dom", (folder / "look.html").as_uri()],
+        capture_output=True, text=True, timeout=120)
+    found = re.search("<pre>(.+)</pre>", result.stdout)
+    assert found, result.stderr
+    return (json.loads(found[1]),
+            [line for line in result.stderr.splitlines() if "CONSOLE" in line])
+
+
+def test_the_page_fits_a_desk_and_a_phone_and_shows_all_its_pictures(write, tmp_path):
+    cells = " | ".join(["a cell with a long title, and numbers 12.34 ± 5.67"] * 12)
+    for name, width in (("accuracy", 900), ("confusion", 2700), ("montage", 1110)):
+        Image.new("RGB", (width, 600), "red").save(tmp_path / f"{name}.png")
+    write(tables=f"## The cells\n\n| {cells} |\n|{' -- |' * 12}\n| {cells} |\n",
+          pictures=[tmp_path / "accuracy.png", tmp_path / "confusion.png"],
+          photos=[tmp_path / "montage.png"], commands=[f"python x.py {'--flag value ' * 50}"])
+    assert look(tmp_path) == ([[1280, 0, 0], [390, 0, 0]], [])
+
+
+def test_what_is_wrong_with_a_page_is_seen(tmp_path):
+    (tmp_path / "report.html").write_text(
+        '<body style="margin: 0"><div style="width: 500px">wide</div>'
+        '<img src="data:image/png;base64,AAAA"><script>console.error("bad")</script>')
+    found, console = look(tmp_path)
+    assert found == [[1280, 0, 1], [390, 110, 1]]
+    assert len(console) == 2 and all('"bad"' in line for line in console)

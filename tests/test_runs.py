@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import PROGRAMS, ROOT
 
-from noisy_student import runs
+from noisy_student import backend, runs
 from noisy_student.files import UserError, read_json, write_arrays, write_json
 
 FROM = {"data": "data/toy", "data_sha256": "abc", "split_sha256": "def"}
@@ -30,6 +31,34 @@ def test_unfinished_run_without_a_backup_gives_way(tmp_path):
     # Another script's folder stays, whatever is in it.
     with pytest.raises(UserError, match=r"\(script cifar10_resnet50.py there, eval.py here;"):
         start(tmp_path, "eval.py")
+
+
+def test_a_run_knows_its_hardware_and_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(backend, "gpus", lambda: [("A card", (6, 1)), ("B card", (8, 0))])
+    versions = start(tmp_path / "a").versions
+    assert versions["hardware"] == "A card, B card" and versions["commit"] == runs.commit()
+    monkeypatch.setattr(backend, "gpus", lambda: [])
+    assert start(tmp_path / "b").versions["hardware"].endswith(f", {os.cpu_count()} cores")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+def test_a_commit_says_whether_there_are_changes(tmp_path, monkeypatch):
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a", *words], cwd=project,
+                       check=True, capture_output=True)
+
+    project = tmp_path / "mine"
+    module = project / "noisy_student" / "runs.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("1")
+    monkeypatch.setattr(runs, "__file__", str(module))
+    assert runs.commit() == "-"
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "one")
+    clean = runs.commit()
+    module.write_text("2")
+    assert len(clean) >= 7 and runs.commit() == f"{clean}-dirty"
 
 
 @pytest.fixture(params=["finished", "under way"])
