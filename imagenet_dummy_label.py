@@ -31,7 +31,7 @@ import numpy as np
 
 # A student can teach too, and its layers must be known to load it.
 import stochastic_resblock  # noqa: F401
-from noisy_student import backend, labels, merge, pool, runs
+from noisy_student import backend, commands, labels, merge, pool, runs
 from noisy_student.files import UserError, run_script
 from noisy_student.metrics import fit_temperature, score, with_temperature
 from noisy_student.record import Record, Truth, scratch_table
@@ -263,6 +263,10 @@ def main(args):
     labels.save_labels(run, rule, kept, index, record, temperature)
     if args.engine == "ray":
         shutil.rmtree(f"{args.out}/parts")
+    if kept:
+        # A teacher from elsewhere does not tell which data set its student is to learn.
+        known = args.data if made.taught_by else args.data or "FOLDER"
+        commands.say_next(*commands.student_next(args.out, known))
 
 
 if __name__ == "__main__":

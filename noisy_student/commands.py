@@ -81,12 +81,17 @@ def labels_next(data, teacher):
             "--out", beside(teacher, labels)]
 
 
-def student_next(labels):
-    """The command by which a student learns from labels."""
+def student_next(labels, data=None):
+    """The command by which a student learns from labels.
+
+    Args:
+        data: the data set, where the labels do not tell.
+    """
     name = os.path.basename(os.path.normpath(labels))
     _, _, of = name.partition("_of_")
     student = f"student_of_{of}" if of else "student"
-    return ["data_generator.py", "--pseudo", labels, "--log-dir", beside(labels, student)]
+    known = ["--data", data] if data else []
+    return ["data_generator.py", "--pseudo", labels, *known, "--log-dir", beside(labels, student)]
 
 
 def run(command, threads=None):

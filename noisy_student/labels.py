@@ -294,7 +294,6 @@ def save_labels(run, rule, kept, index, record, temperature):
     pictures = figures.draw_labels(run.folder, kept, class_names, record.histogram,
                                    None if rule.share else rule.threshold)
     print(f"pictures: {', '.join(map(str, pictures))}")
-    commands.say_next(*commands.student_next(run.folder))
 
 
 def without_label(hard, class_names):

@@ -146,6 +146,21 @@ def test_own_network_teaches_from_end_to_end(own_network, toy, tmp_path, monkeyp
         labels.load_pseudo(tmp_path / "pseudo", other)
 
 
+@pytest.mark.parametrize("whose, data, known", [
+    ("own", "--data {toy}", "--data {toy} "), ("own", "", "--data FOLDER "),
+    # The labels tell it, where it has not moved.
+    ("teacher", "", ""), ("teacher", "--data {toy}", "--data {toy} ")])
+def test_the_next_command_names_a_data_set_that_the_labels_do_not_tell(
+        whose, data, known, own_network, teacher, toy, tmp_path, capsys):
+    path = own_network if whose == "own" else teacher
+    classes = ["--classes", *make_toy.SHAPES] if whose == "own" else []
+    label(toy / "unlabeled", "--teacher", path, *classes, *data.format(toy=toy).split(),
+          "--threshold", 0, "--out", tmp_path / "pseudo")
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"Next: python data_generator.py --pseudo {tmp_path / 'pseudo'} {known.format(toy=toy)}"
+        f"--log-dir {tmp_path / 'student'}")
+
+
 @pytest.fixture
 def a_network(tmp_path):
     """Saves a network of ten classes that ends in `activation`: its path."""
