@@ -2,6 +2,7 @@
 
     python predict.py photo.jpg                                     # the student's answer
     python predict.py photos/ *.png --model logs/teacher logs/student    # one below the other
+    python predict.py photo.jpg --picture answers.png               # drawn, too
 
 Reads   finished trainings (steps 1 and 4); image files of any size, format and mode, and folders
         of them
@@ -42,14 +43,22 @@ def main(args):
             reasons[path] = f"left out: {error}"
     x = np.stack(list(images.values())) if images else None
     answers = [dict(zip(images, predict(run.model(), x))) if images else {} for run in networks]
+    rows = []
     for path, reason in reasons.items():
         if reason:
             print(f"{path}: {reason}")
-        for run, of_run in zip(networks, answers):
-            if path in of_run:
-                # Whose answer it is goes without saying where one network is asked.
-                who = f"{run.folder}: " if len(networks) > 1 else ""
-                print(f"{path}: {who}{in_words(of_run[path], run.results['class_names'])}")
+            continue
+        best = [(run.folder, likeliest(of_run[path], run.results["class_names"]))
+                for run, of_run in zip(networks, answers)]
+        for folder, classes in best:
+            # Whose answer it is goes without saying where one network is asked.
+            who = f"{folder}: " if len(networks) > 1 else ""
+            print(f"{path}: {who}{', '.join(f'{name} {p:.1f} %' for name, p in classes)}")
+        rows.append((os.path.basename(path), images[path], best))
+    if args.picture and rows:
+        from noisy_student import figures
+
+        print(f"picture: {figures.answers(rows, args.picture)}")
     return int(any(reasons.values()))
 
 
@@ -62,9 +71,10 @@ def files_of(paths):
             yield path
 
 
-def in_words(probabilities, class_names):
+def likeliest(probabilities, class_names):
+    """[(class, probability in %)], the most probable first."""
     best = np.argsort(-probabilities)[:MOST]
-    return ", ".join(f"{class_names[c]} {100 * probabilities[c]:.1f} %" for c in best)
+    return [(class_names[c], 100 * probabilities[c]) for c in best]
 
 
 if __name__ == "__main__":

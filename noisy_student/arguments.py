@@ -382,6 +382,7 @@ def prediction(doc, argv=None):
     flags.add_argument("--model", nargs="+", default=["logs/student"], metavar="FOLDER",
                        help="finished trainings, whose answers are printed one below the other "
                        "(logs/student)")
+    flags.add_argument("--picture", metavar="PNG", help="draw the answers, too, side by side")
     args = flags.parse_args(argv)
     if argv is None:
         for folder in args.model:

@@ -28,6 +28,8 @@ MARKERS = "osD^vP*X"
 MAX_LINES = 8
 # A montage has at most MAX_CLASSES: nobody looks at more.
 MAX_CLASSES = 40
+# What networks say is drawn for at most MAX_ROWS images.
+MAX_ROWS = 12
 # A bin has at least MIN_PER_BIN answers: fewer tell nothing about the share that is right.
 MIN_PER_BIN = 20
 # Widths in a mosaic, in pixels: the labels at the left, the room between two images, a frame.
@@ -305,6 +307,33 @@ def survival(probabilities, blocks, path):
                       color="black" if shade in shades[:sum(blocks[:2])] else "white")
     axes.set_title(f"{sum(probabilities):.1f} of {len(shades)} blocks alive in an average step")
     axes.set(xlabel="residual block (a shade per stage)", ylabel="survival probability")
+    return save(figure, path)
+
+
+@our_settings
+def answers(rows, path):
+    """What networks say about images: a row per image, and beside it a panel per network.
+
+    Args:
+        rows: (name, uint8 (32, 32, 3), [(network, [(class, its probability in %), ...]), ...]) of
+            each image. Beyond MAX_ROWS none is drawn.
+    """
+    count, networks = min(len(rows), MAX_ROWS), len(rows[0][2])
+    figure = Figure(figsize=(6, 0.8 + 1.4 * count), layout="constrained")
+    for (left, *panels), (name, image, said) in zip(
+            figure.subplots(count, 1 + networks, squeeze=False), rows):
+        left.imshow(image)
+        left.set_axis_off()
+        left.set_title(wrapped(name, 16, lines=1), fontsize=10)
+        for axes, (network, best) in zip(panels, said):
+            axes.barh(range(len(best)), [p for _, p in best], color=SKY)
+            for place, (label, p) in enumerate(best):
+                axes.text(2, place, f"{wrapped(label, 12, lines=1)} {p:.0f} %", va="center")
+            axes.set(xlim=(0, 100), xticks=[], yticks=[])
+            axes.set_title(wrapped(network, 44 // networks, lines=3), fontsize=10)
+            axes.invert_yaxis()
+    if more := len(rows) - count:
+        figure.supxlabel(f"{more:,} more not drawn", fontsize=11)
     return save(figure, path)
 
 

@@ -305,6 +305,19 @@ def test_confidence_says_how_many_are_above_the_threshold(tmp_path, saved):
     assert "75 % of 8 images are above the threshold, 75 %" in words(saved[0])
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_networks_say_are_bars_beside_the_image(tmp_path, saved):
+    said = [(name, [("猫", 70), ("A$_$B", 20), ("dog", 5)]) for name in ("a/teacher", "$\\frac{$")]
+    rows = [(f"{shade}.png", image, said) for shade, image in enumerate(plain_images(range(14)))]
+    assert image_of(figures.answers(rows, tmp_path / "a.png")).shape[1] == 900
+    image, *panels = saved[0].axes[3:6]
+    assert (image.images[0].get_array() == 1).all()
+    assert [[bar.get_width() for bar in axes.patches] for axes in panels] == [[70, 20, 5]] * 2
+    # The likeliest is above the others.
+    assert panels[0].yaxis_inverted()
+    assert len(saved[0].axes) == 3 * 12 and "2 more not drawn" in words(saved[0])
+
+
 def test_survival_has_a_bar_per_block(tmp_path, saved):
     probabilities = np.linspace(1, 0.8, 16).tolist()
     figures.survival(probabilities, [3, 4, 6, 3], tmp_path / "a.png")

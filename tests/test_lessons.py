@@ -10,7 +10,7 @@ from conftest import ROOT, TINY, evaluate, label, train_student
 from PIL import Image
 
 import predict
-from noisy_student import arguments, commands, runs
+from noisy_student import arguments, commands, figures, runs
 from noisy_student.data import load_data
 from noisy_student.files import UserError, read_json, sha256
 from noisy_student.images import read_image
@@ -116,6 +116,20 @@ def test_predict_asks_several_networks_about_a_folder(student, teacher, toy, cap
     assert len(lines) == 8
     for line, path, run in zip(lines, paths, [teacher, student] * 4):
         assert line.startswith(f"{path}: {run}: ")
+
+
+def test_predict_draws_what_it_prints(student, teacher, toy, tmp_path, monkeypatch, capsys):
+    rows = []
+    monkeypatch.setattr(figures, "answers", lambda given, path: rows.extend(given) or path)
+    path = toy / "test" / "star" / "0000.png"
+    predict.main(arguments.prediction("", [str(path), "--model", str(teacher), str(student),
+                                           "--picture", "answers.png"]))
+    *lines, last = capsys.readouterr().out.splitlines()
+    ((name, image, answers),) = rows
+    assert last == "picture: answers.png"
+    assert name == "0000.png" and (image == read_image(path)).all()
+    assert lines == [f"{path}: {network}: {', '.join(f'{label} {p:.1f} %' for label, p in best)}"
+                     for network, best in answers]
 
 
 @pytest.mark.parametrize("command, says", [
