@@ -9,7 +9,10 @@ import json
 import os
 import pathlib
 import secrets
+import signal
+import socket
 import sys
+import threading
 from concurrent.futures import BrokenExecutor
 
 import filelock
@@ -19,6 +22,7 @@ import numpy as np
 UNFINISHED = ".unfinished-"
 # Folders that this process writes to, and the locks that keep them.
 OCCUPIED = {}
+INTERRUPTED = "\ninterrupted; the same command goes on (a training after its last finished epoch)"
 
 
 class UserError(ValueError):
@@ -193,8 +197,7 @@ def run_script(main, *arguments):
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on (a training after its last finished epoch)",
-              file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         sys.exit(130)
     except BrokenExecutor:
         sys.exit("error: a process that decodes images was killed, perhaps for want of memory; "
@@ -205,3 +208,35 @@ def run_script(main, *arguments):
         name = f"{error.filename}: " if error.filename else ""
         sys.exit(f"error: {name}{reason}. Nothing half-written is left; "
                  "the same command goes on once that is put right")
+
+
+@contextlib.contextmanager
+def interrupted_at_once():
+    """Within, Ctrl-C ends this process at once: for what leaves whole files, however it ends.
+
+    Python itself heeds it when a call returns, and TensorFlow returns after a step of training:
+    with the article's network on two cores, after 14 to 28 s.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    ours, signals = socket.socketpair()
+    signals.setblocking(False)
+
+    def wait():
+        while number := ours.recv(1):
+            if number[0] == signal.SIGINT:
+                print(INTERRUPTED, file=sys.stderr, flush=True)
+                os._exit(130)
+
+    threading.Thread(target=wait, daemon=True).start()
+    # The number of a signal is written to the socket only if something handles it.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.set_wakeup_fd(signals.fileno())
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signals.close()

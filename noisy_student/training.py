@@ -11,7 +11,14 @@ import keras
 import numpy as np
 
 from noisy_student import backend
-from noisy_student.files import UserError, read_arrays, reading, whole_file, write_arrays
+from noisy_student.files import (
+    UserError,
+    interrupted_at_once,
+    read_arrays,
+    reading,
+    whole_file,
+    write_arrays,
+)
 from noisy_student.runs import BACKUP, save_network
 
 # Images that a network looks at together when it does not learn.
@@ -53,10 +60,12 @@ def train(model, batches, held_out, run, optimizer, schedule=None, tensorboard=F
     if first < epochs and not keeper.stopped:
         warn_of_hours(model, (epochs - first) * steps_per_epoch * batch_size)
         fed = backend.feed(lambda: batches(first * steps_per_epoch), batch_size)
-        model.fit(fed, epochs=epochs, initial_epoch=first, steps_per_epoch=steps_per_epoch,
-                  shuffle=False, validation_data=backend.validation_feed(*held_out, BATCH),
-                  validation_batch_size=BATCH, verbose=1 if sys.stdout.isatty() else 0,
-                  callbacks=[*tensorboard_callbacks(run, tensorboard), keeper])
+        callbacks = [*tensorboard_callbacks(run, tensorboard), keeper]
+        with interrupted_at_once():
+            model.fit(fed, epochs=epochs, initial_epoch=first, steps_per_epoch=steps_per_epoch,
+                      shuffle=False, validation_data=backend.validation_feed(*held_out, BATCH),
+                      validation_batch_size=BATCH, verbose=1 if sys.stdout.isatty() else 0,
+                      callbacks=callbacks)
     save_network(model, run.path("model.keras"))
     return keeper.history, round(keeper.seconds, 1)
 

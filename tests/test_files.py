@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import random
+import signal
 import subprocess
 import sys
 from concurrent.futures import BrokenExecutor
@@ -224,6 +225,20 @@ def test_a_users_mistake_is_one_line(error, text, status, capsys):
         assert said == status
         said = capsys.readouterr().err.strip()
     assert text in said and "\n" not in said
+
+
+def test_ctrl_c_does_not_wait_for_a_call_to_return():
+    result = subprocess.run([sys.executable, PROGRAMS / "interrupted.py"], capture_output=True,
+                            env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True)
+    assert (result.stdout, result.stderr) == ("", f"{files.INTERRUPTED}\n")
+    assert result.returncode == 130
+
+
+def test_after_that_ctrl_c_is_pythons_own_again():
+    before = signal.getsignal(signal.SIGINT)
+    with files.interrupted_at_once():
+        pass
+    assert signal.getsignal(signal.SIGINT) == before and signal.set_wakeup_fd(-1) == -1
 
 
 def test_a_bug_keeps_its_traceback():
