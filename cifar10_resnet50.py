@@ -382,7 +382,10 @@ def main(args):
     recipe = recipe_of(vars(args), len(data.train))
     precision = backend.precision(args.precision, recipe.bfloat16)
     chosen = {**vars(args), **asdict(recipe), "precision": precision}
-    run = runs.start("cifar10_resnet50.py", args.log_dir, chosen, data.lineage())
+    # What the same command must find unchanged, where it meets a run.
+    network = (build_small, whiten) if args.network == "small" else (build_resnet,)
+    code = {"network": network, "recipe": (optimizer_and_schedule, smooth_labels)}
+    run = runs.start("cifar10_resnet50.py", args.log_dir, chosen, data.lineage(), code=code)
     if run.finished:
         print(f"{args.log_dir} is finished: test accuracy {run.results['test_accuracy']:.4f}")
         return

@@ -25,7 +25,7 @@ from dataclasses import asdict
 import numpy as np
 from PIL import Image
 
-from cifar10_resnet50 import fit_and_finish, recipe_of, smooth_labels
+from cifar10_resnet50 import fit_and_finish, optimizer_and_schedule, recipe_of, smooth_labels
 from noisy_student import backend, commands, figures, runs
 from noisy_student.batches import mixed, shuffled
 from noisy_student.data import load_data
@@ -73,36 +73,41 @@ def flip_and_crop(x, rng):
     return out
 
 
-def data_generator(x_train, y_train, batch_size, data_aug, seed=0, first_batch=0, augment=None,
-                   crop="never", row_batches=None):
-    """Endless shuffled batches, with RandAugment if data_aug: as get_random_data, but many at once.
+def data_generator(x_train, y_train, batch_size, data_aug, seed=0, augment=None, crop="never"):
+    """Endless batches of all images, shuffled in each pass: as get_random_data, but many at once.
 
-    What batch number k holds depends on the seed and on k alone, noise included.
+    Args: as noisy_batches'. Yields: uint8 (batch_size, 32, 32, 3), float32 (batch_size, C).
+    """
+    order = shuffled(np.arange(len(x_train)), batch_size, seed)
+    return noisy_batches(x_train, y_train, order, data_aug, seed, augment, crop)
+
+
+def noisy_batches(x_train, y_train, order, data_aug, seed=0, augment=None, crop="never"):
+    """Batches in a given order, with RandAugment if data_aug.
+
+    The noise of batch number k depends on the seed and on k alone.
 
     Args:
         x_train, y_train: uint8 (N, 32, 32, 3), float32 (N, C).
-        first_batch: number of the first batch, where a resumed run goes on.
+        order: yields (number of the batch, the B rows of x_train that it takes).
         augment: Rand_Augment; default, the article's: N = 2, M = 10.
         crop: when flip_and_crop comes first: "never", "with-noise" (if data_aug), or "always".
-        row_batches: yields (number of the batch, rows of x_train that it takes) from first_batch
-            on; default, all rows, shuffled.
 
-    Yields: uint8 (batch_size, 32, 32, 3), float32 (batch_size, C).
+    Yields: uint8 (B, 32, 32, 3), float32 (B, C).
     """
     if len(x_train) != len(y_train):
         raise ValueError(f"x_train and y_train must have the same length, "
                          f"got {len(x_train)} and {len(y_train)}")
     augment = augment or Rand_Augment(Numbers=2, max_Magnitude=10)
-    rows = np.arange(len(x_train))
-    for number, chosen in row_batches or shuffled(rows, batch_size, seed, first_batch):
-        x = x_train[chosen]
+    for number, rows in order:
+        x = x_train[rows]
         # The 1 keeps these draws apart from those that shuffle, which have a 0 there.
         rng = np.random.default_rng([seed, number, 1])
         if crop == "always" or (crop == "with-noise" and data_aug):
             x = flip_and_crop(x, rng)
         if data_aug:
             x = augment.apply_batch(x, augment.draw(len(x), rng))
-        yield x, y_train[chosen]
+        yield x, y_train[rows]
 
 
 def refuse_overlap(x, data):
@@ -142,15 +147,20 @@ def main(args):
 
     precision = backend.precision(args.precision, recipe.bfloat16)
     chosen = {**vars(args), **asdict(recipe), "precision": precision}
-    run = runs.start("data_generator.py", args.log_dir, chosen, made_from, taught_by)
+    # What the same command must find unchanged, where it meets a run.
+    noise_on_input = args.noise in ("all", "input")
+    network = (build_small_student, whiten) if args.network == "small" else (build_student,)
+    code = {"network": network, "recipe": (optimizer_and_schedule, smooth_labels)}
+    if noise_on_input or recipe.flip_and_crop == "always":
+        code["operations"] = (noisy_batches,)
+    run = runs.start("data_generator.py", args.log_dir, chosen, made_from, taught_by, code=code)
     if run.finished:
         print(f"{args.log_dir} is finished: test accuracy {run.results['test_accuracy']:.4f}")
         return
 
-    noise_on_input = args.noise in ("all", "input")
     augment = Rand_Augment(Numbers=args.augment_ops, max_Magnitude=args.augment_magnitude)
 
-    def row_batches(first_batch):
+    def order(first_batch):
         if args.labeled_share:
             return mixed(labelled_rows, pseudo_rows, recipe.batch_size, args.labeled_share,
                          args.seed, first_batch)
@@ -159,11 +169,11 @@ def main(args):
         return shuffled(everything, recipe.batch_size, args.seed, first_batch)
 
     def batches(first_batch):
-        return data_generator(x, y, recipe.batch_size, noise_on_input, args.seed, first_batch,
-                              augment, recipe.flip_and_crop, row_batches(first_batch))
+        return noisy_batches(x, y, order(first_batch), noise_on_input, args.seed, augment,
+                             recipe.flip_and_crop)
 
     # What the student sees: the first batch as it is, and under noise
-    _, first = next(row_batches(0))
+    _, first = next(order(0))
     noisy, _ = next(batches(0))
     figures.drawn(figures.batch, x[first], noisy, args.noise, recipe.flip_and_crop,
                   run.path("batch.png"))

@@ -61,7 +61,7 @@ def endless_fit(network, classes, batches, batch_size, steps):
 
 def fed_by_generator(folder, network, batch_size, steps):
     onednn.choose(network.kind, network.width)
-    from data_generator import data_generator
+    from data_generator import noisy_batches
     from noisy_student import backend
     from noisy_student.batches import shuffled
     from noisy_student.data import load_data
@@ -74,8 +74,7 @@ def fed_by_generator(folder, network, batch_size, steps):
     rows = np.concatenate([data.train, len(data.x) + rng.integers(0, POOL, PSEUDO)])
 
     def batches():
-        return data_generator(x, y, batch_size, True, crop="always",
-                              row_batches=shuffled(rows, batch_size))
+        return noisy_batches(x, y, shuffled(rows, batch_size), True, crop="always")
 
     work = endless_fit(network, data.num_classes, batches, batch_size, steps)
     # The script, too, keeps what it has joined.

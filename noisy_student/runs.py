@@ -1,5 +1,8 @@
 """A run: a folder that knows what was asked for, what it was made from, and what came of it."""
 
+import ast
+import functools
+import inspect
 import json
 import os
 import pathlib
@@ -50,6 +53,8 @@ class Run:
     # What came of it, once it is finished, and the sha256 of its files.
     results: dict = field(default_factory=dict)
     sha256: dict = field(default_factory=dict)
+    # Digests of the code that defines it: {"network": code_of(...), "recipe": ...}.
+    code: dict = field(default_factory=dict)
 
     @property
     def finished(self):
@@ -129,7 +134,7 @@ def as_json(content):
     return json.loads(json.dumps(content))
 
 
-def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir"):
+def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir", code=None):
     """A new run in a folder, or the run that the folder holds already, finished or not.
 
     The folder belongs to this process until it ends, however it ends.
@@ -137,9 +142,10 @@ def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir"
     Args:
         arguments: what was chosen, {flag: value}; paths and the like are left out.
         flag: by which the user chooses the folder.
+        code: {"network": the functions that define it, ...}, of scripts.
 
-    Raises: UserError, where the folder holds a run made with other arguments or from other data,
-        or where another process is at work.
+    Raises: UserError, where the folder holds a run made with other arguments, from other data or
+        by other code, or where another process is at work.
     """
     chosen = {key: value for key, value in arguments.items() if key not in WHERE}
     versions = {"python": platform.python_version(), "keras": keras.__version__,
@@ -149,7 +155,7 @@ def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir"
         # Other kernels round otherwise.
         versions["onednn"] = os.environ.get(onednn.VARIABLE, "as TensorFlow decides")
     run = Run(str(folder), script, as_json(chosen), as_json(made_from), as_json(taught_by),
-              versions)
+              versions, code={what: code_of(*things) for what, things in (code or {}).items()})
     occupy(folder, flag)
     if (pathlib.Path(folder) / "run.json").exists():
         old = read(folder)
@@ -158,6 +164,11 @@ def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir"
         if worth_keeping and differs:
             raise UserError(f"{folder} holds another run ({'; '.join(differs)}): "
                             f"choose another {flag}, or delete that folder")
+        # Whoever edits an operation and runs the same command must not be shown the old numbers.
+        changed = [what for what, now in run.code.items() if old.code.get(what, now) != now]
+        if worth_keeping and changed:
+            raise UserError(f"{folder}: the code of the {' and the '.join(changed)} has changed "
+                            f"since: choose another {flag}, or delete that folder")
         if worth_keeping:
             return old
     run.save()
@@ -175,6 +186,41 @@ def commit():
                               capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "-"
+
+
+@functools.cache
+def definitions(script):
+    """{name: syntax tree} of what a script's text defines or imports at its top, no docstrings."""
+    tree, trees = ast.parse(script), {}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    for node in tree.body:
+        names = [getattr(node, "name", None), *(alias.name for alias in getattr(node, "names", ()))]
+        for target in getattr(node, "targets", ()):
+            names += [leaf.id for leaf in ast.walk(target) if isinstance(leaf, ast.Name)]
+        trees |= dict.fromkeys(names, node)
+    return trees
+
+
+def code_of(*things):
+    """Eight digits of the code of functions and classes, and of all that it uses of the scripts.
+
+    Names are followed within a script and into those that it imports from. The package is not
+    looked at: it decides nothing. Comments, docstrings and layout do not count.
+    """
+    names = [(pathlib.Path(inspect.getsourcefile(thing)), thing.__name__) for thing in things]
+    code = {}
+    while names:
+        path, name = names.pop()
+        node = definitions(path.read_text(encoding="utf-8")).get(name)
+        if isinstance(node, ast.ImportFrom):
+            other = path.with_name(f"{node.module}.py")
+            names += [(other, name)] if other.exists() else []
+        elif node and (path.name, name) not in code:
+            code[path.name, name] = ast.unparse(node)
+            names += [(path, leaf.id) for leaf in ast.walk(node) if isinstance(leaf, ast.Name)]
+    return sha256(repr(sorted(code.items())).encode())[:8]
 
 
 def names_of(sources):
@@ -205,6 +251,8 @@ def read(folder):
     path = pathlib.Path(folder) / "run.json"
     content = read_json(path)
     content["folder"] = str(folder)
+    # Version 1.0.0 did not keep it.
+    content.setdefault("code", {})
     # Another version may have written more.
     return Run(**{known.name: content[known.name] for known in fields(Run)})
 

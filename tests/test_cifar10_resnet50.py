@@ -224,7 +224,8 @@ def test_what_a_run_leaves_behind(teacher, toy):
     assert val_loss == pytest.approx(min(row["val_loss"] for row in history), abs=1e-4)
 
 
-def test_finished_run_is_not_trained_again_and_another_is_refused(teacher, toy, capsys):
+def test_finished_run_is_not_trained_again_and_another_is_refused(teacher, toy, capsys,
+                                                                  monkeypatch):
     before = (teacher / "model.keras").stat().st_mtime_ns
     words = ["--data", toy, "--num-labeled", 80, *TINY, "--log-dir", teacher]
     train_teacher(*words)
@@ -232,6 +233,11 @@ def test_finished_run_is_not_trained_again_and_another_is_refused(teacher, toy, 
     assert (teacher / "model.keras").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="seed 0 there, 1 here"):
         train_teacher(*words, "--seed", 1)
+    with monkeypatch.context() as patch:
+        # Another file defines the network.
+        patch.setattr(step1, "build_resnet", build_student)
+        with pytest.raises(UserError, match="the code of the network has changed since"):
+            train_teacher(*words)
 
 
 @pytest.mark.parametrize("validation", ["split", "test"])

@@ -1,6 +1,7 @@
 """Batches: a function of seed and number, every image as often as the next, noise where asked."""
 
 import hashlib
+import itertools
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from conftest import TINY, train_student
 from PIL import Image
 
 import data_generator as step4
+from noisy_student.batches import shuffled
 from noisy_student.data import load_data
 from noisy_student.files import UserError
 from Rand_Augment import Rand_Augment
@@ -47,8 +49,9 @@ def test_each_pass_shows_every_image_once(data):
 @pytest.mark.parametrize("data_aug", [False, True])
 def test_a_batch_depends_on_seed_and_number_alone(data, data_aug):
     def batches(count, seed, first_batch=0):
-        return take(count, *data, 16, data_aug, seed=seed, first_batch=first_batch,
-                    crop="always")
+        order = shuffled(np.arange(len(data[0])), 16, seed, first_batch)
+        generator = step4.noisy_batches(*data, order, data_aug, seed, crop="always")
+        return list(itertools.islice(generator, count))
 
     whole, resumed, other = batches(8, 5), batches(5, 5, first_batch=3), batches(8, 6)
     for a, b in zip(whole[3:], resumed, strict=True):
@@ -116,7 +119,9 @@ def test_half_of_the_images_are_mirrored(windows):
 def test_a_seed_makes_the_batches_it_always_made(crop, data_aug, digest):
     """So that a run can be repeated with a later version. Operations occur at all levels."""
     x = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
-    batches = take(20, x, np.eye(40), 40, data_aug, seed=5, first_batch=3, crop=crop)
+    order = shuffled(np.arange(40), 40, seed=5, first_batch=3)
+    generator = step4.noisy_batches(x, np.eye(40), order, data_aug, seed=5, crop=crop)
+    batches = list(itertools.islice(generator, 20))
     pixels = np.concatenate([batch for batch, _ in batches])
     assert hashlib.sha256(pixels.tobytes()).hexdigest()[:16] == digest
 
@@ -170,6 +175,13 @@ def test_each_noise_can_be_taken_away_alone(noise, dropout, survival, images, pr
     assert changed > 10 if images else changed == 0
     assert (shown == again).all()
     assert seen["run"].path("batch.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("words, belongs", [
+    ("input", True), ("model", False), ("none", False), ("none --flip-and-crop always", True)])
+def test_the_code_of_the_operations_belongs_to_a_run_that_uses_them(words, belongs, prepared):
+    seen = prepared("--pseudo", "none", *TINY, "--noise", *words.split())
+    assert ("operations" in seen["run"].code) == belongs
 
 
 @pytest.mark.parametrize("share, count", [("0.25", 4), ("0.8", 13), (None, None)])

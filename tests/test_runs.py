@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import inspect
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -13,15 +15,20 @@ import numpy as np
 import pytest
 from conftest import PROGRAMS, ROOT
 
+from cifar10_resnet50 import build_resnet, optimizer_and_schedule, smooth_labels
+from data_generator import noisy_batches
 from noisy_student import backend, runs
 from noisy_student.files import UserError, read_json, write_arrays, write_json
+from small_network import build_small, whiten
+from stochastic_resblock import build_small_student, build_student
 
 FROM = {"data": "data/toy", "data_sha256": "abc", "split_sha256": "def"}
 
 
-def start(folder, script="cifar10_resnet50.py", made_from=FROM, flag="--log-dir", **words):
+def start(folder, script="cifar10_resnet50.py", made_from=FROM, flag="--log-dir", code=None,
+          **words):
     arguments = {"seed": 0, "epochs": 30, "data": "data/toy", "log_dir": str(folder), "workers": 2}
-    return runs.start(script, folder, {**arguments, **words}, made_from, flag=flag)
+    return runs.start(script, folder, {**arguments, **words}, made_from, flag=flag, code=code)
 
 
 def test_unfinished_run_without_a_backup_gives_way(tmp_path):
@@ -99,6 +106,79 @@ def test_data_that_moved_and_more_workers_are_the_same_run(worth_keeping, tmp_pa
     moved = {**FROM, "data": "/mnt/toy"}
     same = start(tmp_path, made_from=moved, data="/mnt/toy", workers=7, log_dir="elsewhere")
     assert same.results == worth_keeping.results and same.made_from == FROM
+
+
+# --- other code -----------------------------------------------------------------------------------
+
+CODE = {"operations": (noisy_batches,), "recipe": (optimizer_and_schedule, smooth_labels),
+        "resnet": (build_resnet,), "its student": (build_student,),
+        "small": (build_small, whiten), "small student": (build_small_student, whiten)}
+
+
+@pytest.fixture
+def edit(tmp_path, monkeypatch):
+    """Copies of the scripts stand in for them; edit(script, old, new) changes one."""
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    original = inspect.getsourcefile
+    monkeypatch.setattr(inspect, "getsourcefile",
+                        lambda thing: tmp_path / pathlib.Path(original(thing)).name)
+
+    def edit(script, old, new):
+        text = (tmp_path / script).read_text()
+        assert text.count(old) == 1
+        (tmp_path / script).write_text(text.replace(old, new))
+    return edit
+
+
+@pytest.mark.parametrize("script, old, new, changes", [
+    ("Rand_Augment.py", "(7, 7, 6, 6, 6,", "(7, 7, 6, 6, 5,", ["operations"]),
+    ("Rand_Augment.py", "image.rotate(m, fillcolor", "image.rotate(-m, fillcolor", ["operations"]),
+    # What an operation uses.
+    ("Rand_Augment.py", "GREY = (128, 128", "GREY = (128, 127", ["operations"]),
+    ("data_generator.py", "rng.integers(9,", "rng.integers(5,", ["operations"]),
+    ("cifar10_resnet50.py", "TRIANGLE_END = 0.2, 0.23, 0.07", "TRIANGLE_END = 0.2, 0.23, 0.0",
+     ["recipe"]),
+    ("cifar10_resnet50.py", "(1 - smoothing) * labels +", "(1 - smoothing) * labels -", ["recipe"]),
+    ("cifar10_resnet50.py", "Conv2D(filters, 3, padding", "Conv2D(filters, 5, padding",
+     ["resnet", "its student"]),
+    ("stochastic_resblock.py", "return inputs * self.p_survival", "return inputs",
+     ["its student", "small student"]),
+    ("small_network.py", "BIAS_FACTOR = 8", "BIAS_FACTOR = 1", ["small", "small student"]),
+    ("small_network.py", "WHITENING_EPSILON = 5e-4", "WHITENING_EPSILON = 5e-3",
+     ["small", "small student"]),
+    # A recipe's values are compared by name, among the arguments.
+    ("cifar10_resnet50.py", "learning_rate=0.75", "learning_rate=0.5", []),
+    ("Rand_Augment.py", "# Degrees. Article: 0..360,", "# In degrees (article: 0..360),", []),
+    ("Rand_Augment.py", "Ten magnitudes in equal steps", "Magnitudes in equal steps", []),
+    ("data_generator.py", "for number, rows in order:", "for number, rows in  order:", []),
+    ("data_generator.py", 'print(data)', 'print(f"{data}")', [])])
+def test_what_an_edit_changes(script, old, new, changes, edit):
+    before = {what: runs.code_of(*things) for what, things in CODE.items()}
+    edit(script, old, new)
+    assert [what for what in CODE if runs.code_of(*CODE[what]) != before[what]] == changes
+
+
+def test_a_run_of_other_code_is_refused_by_what_has_changed(edit, tmp_path):
+    folder, code = tmp_path / "run", {"network": (build_small,), "operations": (noisy_batches,)}
+    start(folder, code=code).finish(test_accuracy=0.5)
+    assert start(folder, code=code).finished
+    edit("Rand_Augment.py", "up_to(30), True", "up_to(45), True")
+    with pytest.raises(UserError) as caught:
+        start(folder, code=code)
+    assert str(caught.value) == (f"{folder}: the code of the operations has changed since: "
+                                 "choose another --log-dir, or delete that folder")
+    edit("small_network.py", "LOGIT_SCALE = 9", "LOGIT_SCALE = 8")
+    with pytest.raises(UserError, match="the code of the network and the operations has changed"):
+        start(folder, code=code)
+
+
+def test_a_run_of_before_that_does_not_know_its_code_is_taken_as_it_is(worth_keeping, tmp_path):
+    content = read_json(tmp_path / "run.json")
+    del content["code"]
+    write_json(tmp_path / "run.json", content)
+    assert start(tmp_path, code=CODE).results == worth_keeping.results
+    assert runs.read(tmp_path).code == {}
 
 
 def test_folder_of_a_living_process_is_refused_and_that_of_a_dead_one_is_free(tmp_path):
