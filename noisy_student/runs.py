@@ -206,8 +206,8 @@ def definitions(script):
 def code_of(*things):
     """Eight digits of the code of functions and classes, and of all that it uses of the scripts.
 
-    Names are followed within a script and into those that it imports from. The package is not
-    looked at: it decides nothing. Comments, docstrings and layout do not count.
+    Names are followed within a script and into those that it imports from, but not into the package:
+    what is worth points stands in scripts. Comments, docstrings and layout do not count.
     """
     names = [(pathlib.Path(inspect.getsourcefile(thing)), thing.__name__) for thing in things]
     code = {}
