@@ -206,7 +206,7 @@ def definitions(script):
 def code_of(*things):
     """Eight digits of the code of functions and classes, and of all that it uses of the scripts.
 
-    Names are followed within a script and into those that it imports from, but not into the package:
+    Names are followed within a script and into those that it imports from, not into the package:
     what is worth points stands in scripts. Comments, docstrings and layout do not count.
     """
     names = [(pathlib.Path(inspect.getsourcefile(thing)), thing.__name__) for thing in things]
