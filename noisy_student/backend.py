@@ -12,6 +12,7 @@ import numpy as np
 from noisy_student import onednn
 from noisy_student.arguments import BACKENDS
 from noisy_student.batches import made_ahead
+from noisy_student.commands import THREADS
 from noisy_student.files import UserError
 from noisy_student.gpu import load_cuda_libraries, nvidia_cards
 
@@ -89,9 +90,11 @@ def gpus():
 
 
 def hardware():
-    """The GPUs; or where there are none, the processor and its cores: text."""
+    """The GPUs; or where there are none, the processor, cores and, where they are set, threads."""
     names = [name for name, _ in gpus()]
-    return ", ".join(names) or f"{processor()}, {os.cpu_count()} cores"
+    threads = os.environ.get(THREADS[0])
+    cpu = f"{processor()}, {os.cpu_count()} cores{f', threads: {threads}' if threads else ''}"
+    return ", ".join(names) or cpu
 
 
 def processor():

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from browser import look
 from conftest import TINY, evaluate, train_student
 
 import eval as step5
@@ -513,6 +514,11 @@ def test_the_page_holds_pictures_and_photos_and_needs_no_network(step, pseudo):
     page, photos = (step[0] / "page.html").read_text(), 1 + (pseudo / "mistakes.png").exists()
     assert page.count("data:image/png;base64,") == len(PICTURES) + photos
     assert "http" not in page and "Do pseudo-labels help, without noise?" in page
+
+
+def test_the_page_fits_a_desk_and_a_phone(step, tmp_path):
+    shutil.copy(step[0] / "page.html", tmp_path / "report.html")
+    assert look(tmp_path) == ([[1280, 0, 0], [390, 0, 0]], [])
 
 
 def test_the_same_again_without_photos(step, logs, tmp_path):

@@ -2,15 +2,12 @@
 
 import base64
 import html.parser
-import json
 import os
-import re
 import shlex
-import shutil
-import subprocess
 from dataclasses import asdict
 
 import pytest
+from browser import look
 from PIL import Image
 
 from cifar10_resnet50 import recipe_of
@@ -199,40 +196,6 @@ def test_a_students_command_names_its_labels(pseudo, tmp_path):
 
 
 # --- in a browser ---------------------------------------------------------------------------------
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-                None)
-# Each width, how far the page reaches beyond it, and its pictures that are not shown.
-LOOK = """<iframe src="report.html" style="width: 1280px; height: 900px; border: 0"></iframe>
-<iframe src="report.html" style="width: 390px; height: 900px; border: 0"></iframe><pre></pre>
-<script>onload = () => {
-  const found = [];
-  for (const {contentWindow: frame} of document.querySelectorAll("iframe")) {
-    const page = frame.document.documentElement, images = [...frame.document.images];
-    found.push([frame.innerWidth, page.scrollWidth - frame.innerWidth,
-                images.filter(image => !image.naturalWidth).length]);
-  }
-  document.querySelector("pre").textContent = JSON.stringify(found);
-};</script>"""
-
-
-def look(folder):
-    """What headless Chromium finds in report.html: [width, overflow, missing pictures] of each
-    width, and the lines of its console.
-    """
-    if not CHROMIUM:
-        pytest.skip("there is no Chromium (chromium, chromium-browser, google-chrome)")
-    (folder / "look.html").write_text(LOOK)
-    result = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-         "--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}",
-         "--enable-logging=stderr", "--dump-dom", (folder / "look.html").as_uri()],
-        capture_output=True, text=True, timeout=120)
-    found = re.search("<pre>(.+)</pre>", result.stdout)
-    assert found, result.stderr
-    return (json.loads(found[1]),
-            [line for line in result.stderr.splitlines() if "CONSOLE" in line])
-
 
 def test_the_page_fits_a_desk_and_a_phone_and_shows_all_its_pictures(write, tmp_path):
     cells = " | ".join(["a cell with a long title, and numbers 12.34 ± 5.67"] * 12)
