@@ -97,7 +97,7 @@ def class_table(cells):
                       for cell in cells.values()]
         rows.append([name, f"{here.sum():,}", *shares])
     says = "Accuracy on the test images of each class, %: means over the seeds."
-    return says, ["class", "images", *cells], rows
+    return says, ["class", "images", *(name.replace("_", " ") for name in cells)], rows
 
 
 def calibration_table(cells, title):

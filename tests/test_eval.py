@@ -132,7 +132,7 @@ def test_accuracy_of_each_class_is_a_mean_over_seeds(tmp_path):
     a_run(tmp_path / "1" / "teacher", [1, 0, 1, 1, 1, 1, 1, 1], seed=1)
     a_run(tmp_path / "noisy_teacher", [1, 1, 1, 1, 1, 1, 1, 0])
     _, head, rows = tables.class_table(cells_of(tmp_path))
-    assert head == ["class", "images", "teacher", "noisy_teacher"]
+    assert head == ["class", "images", "teacher", "noisy teacher"]
     assert rows == [["cat", "4", "87.5", "100.0"], ["dog", "4", "62.5", "75.0"]]
 
 
