@@ -537,15 +537,20 @@ def make_tables(folder, place):
         if list(folder.glob(f"{name}/seed*/*/predictions.npz")):
             subprocess.run([sys.executable, str(ROOT / "eval.py"), str(folder / name),
                             "--out", str(place / name)], check=True)
-            experiments.append(f"- [{name}]({name}/results.md)")
+            cells = (place / name / "results.md").read_text(encoding="utf-8")
+            # The table alone: what it means is said once, on the other page.
+            rows = [line for line in cells.partition("## The cells")[2].partition("## ")[0]
+                    .splitlines() if line.startswith("|")]
+            experiments += [f"### {name}", "\n".join(rows),
+                            f"[All tables and answers]({name}/results.md)"]
     about = about[0]
     if about["jpeg"]:
-        experiments.append("\nThe images are a JPEG copy of CIFAR-10, with which others report 2 "
-                           "to 3 points less than with its own files.")
+        experiments.append("The images are a JPEG copy of CIFAR-10, with which others report 2 to "
+                           "3 points less than with its own files.")
     parts = ["# On a CUDA card",
              "\n".join(f"    {command}" for command in about["commands"]),
              f"On {about['machine']}. {about['card']}. {about['versions']}.",
-             "## Accuracy", "\n".join(experiments) or "No training is finished.",
+             "## Accuracy", *(experiments or ["No training is finished."]),
              "## A training step", speed_table(pieces), "## What a step waits for",
              *stall_lines(pieces), "## RandAugment on one core", *augment_lines(pieces),
              "## Minutes of each piece", piece_table(pieces)]

@@ -75,12 +75,15 @@ def main():
     parser.add_argument("--data", default="cifar10")
     parser.add_argument("--passes", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="contenders whose name begins with this")
     args = parser.parse_args()
     backend.prepare(0)
     path = ROOT / "results" / "time_to_accuracy.json"
     # Not loaded where all contenders are finished.
     data, kept = functools.cache(lambda: load_data(args.data)), {}
     for name, build in CONTENDERS.items():
+        if not name.startswith(args.only):
+            continue
         key = f"{name}, {args.passes} passes, seed {args.seed}"
         print(key)
         kept[name] = remembered(path, key, lambda build=build: run(
@@ -88,8 +91,7 @@ def main():
     head = ["", "GFLOP an image", "images", "CPU minutes", "accuracy at the end, %",
             *(f"{100 * goal:.0f} % after" for goal in GOALS)]
     lines = []
-    for name in CONTENDERS:
-        result = kept[name]
+    for name, result in kept.items():
         images, seconds, last = result["rows"][-1]
         line = [name, f"{result['flops'] / 1e9:.2f}", f"{images:,}", f"{seconds / 60:.0f}",
                 f"{100 * last:.2f}"]
@@ -104,8 +106,8 @@ def main():
         lines.append(line)
     text = "\n\n".join([
         "# Time to accuracy",
-        f"`python benchmarks/time_to_accuracy.py --passes {args.passes} --seed {args.seed}`, on "
-        f"{machine()}.",
+        f"`python benchmarks/time_to_accuracy.py --passes {args.passes} --seed {args.seed}"
+        f"{f' --only {args.only}' if args.only else ''}`, on {machine()}.",
         "All labels, flip and crop, one seed. CPU minutes are those of all threads together: of two"
         " idle cores, half as many minutes.",
         table(head, lines), versions("keras", "tensorflow-cpu", "tensorflow", "numpy")])

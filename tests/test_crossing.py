@@ -1,11 +1,15 @@
-"""benchmarks/crossing.py, on the published runs with 500 labels."""
+"""benchmarks/crossing.py and keep.py, on the published runs with 500 labels."""
 
 import importlib.util
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT
 
-from noisy_student.files import UserError
+from noisy_student import runs
+from noisy_student.files import UserError, sha256
 
 
 @pytest.fixture
@@ -32,3 +36,27 @@ def test_a_series_has_the_gain_that_the_published_table_has(crossing, tmp_path):
 def test_a_folder_without_the_two_cells_is_named(crossing, tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}: holds no noisy teacher with its student"):
         crossing.load_series(tmp_path)
+
+
+def test_a_run_that_is_kept_says_the_same_in_less_room(tmp_path):
+    kept = ROOT / "results" / "real" / "runs" / "500-labels" / "seed0" / "teacher"
+    run = runs.read(kept)
+    before = tmp_path / "logs" / "seed0" / "teacher"
+    before.mkdir(parents=True)
+    (before / "history.csv").write_bytes((kept / "history.csv").read_bytes())
+    (before / "model.keras").write_bytes(b"large")
+    copy = replace(run, folder=str(before), sha256={})
+    copy.save_predictions(test=run.predictions("test"), validation=run.predictions("validation"))
+    copy.sha256["predictions.npz"] = sha256(before / "predictions.npz")
+    copy.save()
+    subprocess.run([sys.executable, ROOT / "benchmarks" / "keep.py", tmp_path / "logs",
+                    tmp_path / "kept"], check=True)
+    after = tmp_path / "kept" / "seed0" / "teacher"
+    assert sorted(path.name for path in after.iterdir()) == [
+        "history.csv", "predictions.npz", "run.json"]
+    assert (after / "predictions.npz").stat().st_size * 1.5 < (
+        before / "predictions.npz").stat().st_size
+    p, y = runs.read(after).predictions("test")
+    q, t = copy.predictions("test")
+    assert (y == t).all() and (p.argmax(axis=1) == q.argmax(axis=1)).all()
+    assert abs(p - q).max() < 1e-3

@@ -1,0 +1,54 @@
+"""Copies of runs what results/ keeps: arguments, learning curve, and what the network says.
+
+    python benchmarks/keep.py logs/crossing results/crossing/runs
+
+Networks, pseudo-labels and pictures stay behind, and unfinished runs. Probabilities become their
+logarithms in 16 bits, compressed: a third of the size, and the same classes.
+"""
+
+import argparse
+import hashlib
+import pathlib
+import shutil
+
+import measure  # noqa: F401  finds the package
+import numpy as np
+
+from noisy_student.files import UserError, read_json, run_script, whole_file, write_json
+
+
+def keep(folder, target):
+    """Copies one finished run. Raises: UserError, where its answers would change."""
+    target.mkdir(parents=True, exist_ok=True)
+    record = read_json(folder / "run.json")
+    if (folder / "history.csv").exists():
+        shutil.copy(folder / "history.csv", target)
+        arrays = dict(np.load(folder / "predictions.npz"))
+        for name in ("test", "validation"):
+            p = arrays.get(name)
+            if p is not None and p.dtype == np.float32:
+                arrays[name] = np.log(np.maximum(p, 1e-7)).astype(np.float16)
+                if (arrays[name].argmax(axis=1) != p.argmax(axis=1)).any():
+                    raise UserError(f"{folder}: two classes are as likely in 16 bits; "
+                                    "copy its predictions.npz as it is")
+        with whole_file(target / "predictions.npz") as beside, open(beside, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        content = (target / "predictions.npz").read_bytes()
+        record["sha256"]["predictions.npz"] = hashlib.sha256(content).hexdigest()
+    write_json(target / "run.json", record)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("target", type=pathlib.Path)
+    args = parser.parse_args()
+    for path in sorted(args.folder.rglob("run.json")):
+        if read_json(path).get("results"):
+            keep(path.parent, args.target / path.parent.relative_to(args.folder))
+            print(path.parent)
+
+
+if __name__ == "__main__":
+    run_script(main)
