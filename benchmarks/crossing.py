@@ -3,8 +3,8 @@
     python experiment.py run crossing-250        # and crossing-500, ... crossing-25000
     python benchmarks/crossing.py logs/crossing
 
-Each folder that is given is one series: all experiments below it that have a noisy teacher and its
-student. Every network of a series is trained on as many images. Trains nothing.
+All experiments below the folders that have a noisy teacher and its student are read, and drawn as
+one series for each network. Trains nothing.
 
 Writes results/crossing/README.md, gain.png and accuracy.png
 """
@@ -25,28 +25,31 @@ from noisy_student.files import UserError, run_script
 PAIR = ("noisy_teacher", "student_of_noisy")
 
 
-def load_series(folder):
-    """All experiments below a folder, those with the fewest labels first.
+def load_series(folders):
+    """All experiments below some folders, those with the fewest labels first.
 
-    Returns: a title, and a list of (number of labels, the two cells, Answer).
+    Returns: {network: [(number of labels, the two cells, Answer), ...]}.
     """
-    seeds = [path.parent for path in pathlib.Path(folder).rglob("seed*/" + PAIR[1])]
-    points, title = [], ""
-    for experiment in sorted({path.parent for path in seeds}):
-        cells = load_cells([experiment], CELLS, LABELS)[0]
-        if not set(PAIR) <= set(cells):
-            continue
-        pair = [cells[name] for name in PAIR]
-        answer = contrast("", (-1, 1), pair)
-        if answer:
-            run = pair[0][answer.seeds[0]].run
-            labels = run.arguments["num_labeled"] or run.results["images"]
-            points.append((labels, pair, answer))
-            title = f"width {run.arguments['width']:g}"
-    if not points:
-        raise UserError(f"{folder}: holds no noisy teacher with its student. Run first: "
-                        "python experiment.py run crossing-250")
-    return title, sorted(points, key=lambda point: point[0])
+    series = {}
+    for folder in folders:
+        students = pathlib.Path(folder).rglob(f"seed*/{PAIR[1]}")
+        for experiment in sorted({path.parent.parent for path in students}):
+            cells = load_cells([experiment], CELLS, LABELS)[0]
+            if not set(PAIR) <= set(cells):
+                continue
+            pair = [cells[name] for name in PAIR]
+            answer = contrast("", (-1, 1), pair)
+            if answer:
+                run = pair[0][answer.seeds[0]].run
+                labels = run.arguments["num_labeled"] or run.results["images"]
+                kind = run.arguments.get("network", "resnet")
+                network = f"{kind}, width {run.arguments['width']:g}"
+                series.setdefault(network, []).append((labels, pair, answer))
+    if not series:
+        raise UserError(f"{', '.join(map(str, folders))}: no noisy teacher with its student there. "
+                        "Run first: python experiment.py run crossing-250")
+    return {network: sorted(points, key=lambda point: point[0])
+            for network, points in series.items()}
 
 
 def row_of(title, labels, pair, answer):
@@ -65,15 +68,17 @@ def draw_gain(series, path):
     """The gain against the number of labels, with intervals where there are several seeds."""
     figure, (axes,) = figures.new_figure(4)
     axes.axhline(0, color="black", linewidth=1)
-    for i, (title, points) in enumerate(series):
+    for i, (title, points) in enumerate(series.items()):
         style = figures.style(i)
-        labels = [labels for labels, _, _ in points]
-        axes.plot(labels, [answer.points for _, _, answer in points], label=title, **style)
-        for number, _, answer in points:
+        # Beside each other, where two networks have as many labels.
+        places = [labels * 1.06**i for labels, _, _ in points]
+        axes.plot(places, [answer.points for _, _, answer in points], label=title, **style)
+        for place, (_, _, answer) in zip(places, points):
             if len(answer.seeds) > 1:
-                axes.plot([number] * 2, [answer.low, answer.high], color=style["color"], alpha=0.5)
-            axes.plot([number] * len(answer.seeds), answer.per_seed, ".", color=style["color"],
-                      markersize=4)
+                axes.plot([place] * 2, [answer.low, answer.high], color=style["color"], alpha=0.5)
+                axes.plot([place] * len(answer.seeds), answer.per_seed, "_", color=style["color"])
+            else:
+                axes.plot(place, answer.points, **style, markerfacecolor="white")
     axes.set(xscale="log", xlabel="images with a label",
              ylabel="points that pseudo-labels add\non top of noise")
     label_ticks(axes, series)
@@ -85,7 +90,7 @@ def draw_gain(series, path):
 def draw_accuracy(series, path):
     """Both networks' accuracies against the number of labels."""
     figure, panels = figures.new_figure(3.2 * len(series), len(series), sharex=True)
-    for axes, (title, points) in zip(panels, series):
+    for axes, (title, points) in zip(panels, series.items()):
         labels = [labels for labels, _, _ in points]
         for i, name in enumerate(PAIR):
             means = [100 * np.mean([pair[i][seed].accuracy for seed in answer.seeds])
@@ -99,7 +104,7 @@ def draw_accuracy(series, path):
 
 
 def label_ticks(axes, series):
-    numbers = sorted({labels for _, points in series for labels, _, _ in points})
+    numbers = sorted({labels for points in series.values() for labels, _, _ in points})
     axes.set_xticks(numbers, [f"{number:,}" for number in numbers], rotation=45)
     axes.minorticks_off()
 
@@ -110,18 +115,19 @@ def main():
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "results" / "crossing")
     args = parser.parse_args()
-    series = [load_series(folder) for folder in args.folders]
-    rows = [row_of(title, *point) for title, points in series for point in points]
-    head = ["small network", "labels", "seeds", "noisy teacher, %", "its student, %",
-            "do its labels help?", "steps", "images seen", "passes over the labels"]
+    series = load_series(args.folders)
+    rows = [row_of(title, *point) for title, points in series.items() for point in points]
+    head = ["network", "labels", "seeds", "noisy teacher, %", "its student, %",
+            "do its labels help?", "steps", "images seen", "for each label"]
     args.out.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join([
         "# Where do pseudo-labels pay?",
         f"`{shlex.join(['python', 'benchmarks/crossing.py', *args.folders])}`",
         "What the labels of a teacher that was trained under noise add for a student under the "
-        "same noise, by the number of labelled images. Both see the same number of images, of "
-        "which a quarter of the student's are labelled ones. Intervals are over other seeds and "
-        "other test images; the small dots are the seeds.",
+        "same noise, by the number of labelled images. Both see the same number of images: of the "
+        "student's, a quarter are labelled ones, or more where all have a label. Intervals are "
+        "over other seeds and other test images. In the picture, ticks are seeds, and what has "
+        "one seed is hollow.",
         "![gain](gain.png)", table(head, rows), "![accuracy](accuracy.png)"])
     (args.out / "README.md").write_text(text + "\n", encoding="utf-8")
     draw_gain(series, args.out / "gain.png")

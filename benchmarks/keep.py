@@ -14,11 +14,11 @@ import shutil
 import measure  # noqa: F401  finds the package
 import numpy as np
 
-from noisy_student.files import UserError, read_json, run_script, whole_file, write_json
+from noisy_student.files import read_json, run_script, whole_file, write_json
 
 
 def keep(folder, target):
-    """Copies one finished run. Raises: UserError, where its answers would change."""
+    """Copies one finished run."""
     target.mkdir(parents=True, exist_ok=True)
     record = read_json(folder / "run.json")
     if (folder / "history.csv").exists():
@@ -27,10 +27,13 @@ def keep(folder, target):
         for name in ("test", "validation"):
             p = arrays.get(name)
             if p is not None and p.dtype == np.float32:
-                arrays[name] = np.log(np.maximum(p, 1e-7)).astype(np.float16)
-                if (arrays[name].argmax(axis=1) != p.argmax(axis=1)).any():
-                    raise UserError(f"{folder}: two classes are as likely in 16 bits; "
-                                    "copy its predictions.npz as it is")
+                logs = np.log(np.maximum(p, 1e-7)).astype(np.float16)
+                # Two classes may be as likely in 16 bits. The likelier one gets the next number.
+                rows, classes = np.arange(len(p)), p.argmax(axis=1)
+                tied = logs.argmax(axis=1) != classes
+                above = np.nextafter(logs.max(axis=1), np.float16(np.inf))
+                logs[rows[tied], classes[tied]] = above[tied]
+                arrays[name] = logs
         with whole_file(target / "predictions.npz") as beside, open(beside, "wb") as file:
             np.savez_compressed(file, **arrays)
         content = (target / "predictions.npz").read_bytes()

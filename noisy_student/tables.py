@@ -70,6 +70,12 @@ def cell_table(cells, known, title):
     first = next(iter(next(iter(cells.values())).values()))
     says = (f"{len(first.y):,} test images, final weights. Over several seeds: mean ± standard "
             "deviation; for one: Wilson's 95 % interval.")
+    trainings = [measured.run for cell in cells.values() for measured in cell.values()]
+    says += f" Each network was shown {span(map(shown, trainings))} images"
+    if all("images" in run.results for run in trainings):
+        passes = [round(shown(run) / run.results["images"]) for run in trainings]
+        says += f", in {span(passes)} passes over its own"
+    says += "."
     head = ["cell", "seed", "steps", "accuracy, %", "cross-entropy", "minutes"]
     rows = []
     for name, cell in cells.items():
@@ -156,13 +162,13 @@ def made_table(cells, title):
     rows = []
     for name, cell in cells.items():
         trainings = [m.run for m in cell.values()]
-        shown = [run.results["steps"] * run.arguments["batch_size"] for run in trainings]
         versions = [dict(run.versions) for run in trainings]
         made = [[each.pop(key, "-") for each in versions] for key in ("hardware", "commit")]
         made.append([", ".join(f"{key} {value}" for key, value in each.items())
                      for each in versions])
         rows.append([title(name), span([run.results.get("images") for run in trainings]),
-                     span(shown), *("; ".join(dict.fromkeys(each)) for each in made)])
+                     span(map(shown, trainings)),
+                     *("; ".join(dict.fromkeys(each)) for each in made)])
     return ("Different images: how many there were to learn from, each counted once. Shown: how "
             "many were in all batches together. A commit that is called dirty had changes. On a "
             "CPU, the commands below give the same numbers to the last digit on the same "
@@ -170,8 +176,14 @@ def made_table(cells, title):
             ["cell", "different images", "shown", "hardware", "commit", "versions"], rows)
 
 
+def shown(run):
+    """How many images were in all batches of a training together."""
+    return run.results["steps"] * run.arguments["batch_size"]
+
+
 def span(counts):
     """The least and the most of some counts, as text; None is one that is not known."""
+    counts = list(counts)
     if None in counts:
         return "-"
     return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))

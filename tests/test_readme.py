@@ -118,22 +118,54 @@ def test_every_picture_and_link_of_a_document_is_there(path):
         assert (path.parent / target).exists(), target
 
 
-def test_the_real_tables_are_what_their_runs_say(tmp_path, monkeypatch):
+RESULTS = ROOT / "results"
+
+
+@pytest.mark.parametrize("runs, kept", [("real/runs/500-labels", "real/500-labels"),
+                                        ("gpu/runs/all-labels", "gpu/all-labels")])
+def test_published_tables_are_what_their_runs_say(runs, kept, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "draw_all", lambda *_: [])
-    evaluate(ROOT / "results" / "real" / "runs" / "500-labels", "--out", tmp_path)
+    evaluate(RESULTS / runs, "--out", tmp_path)
     made = (tmp_path / "results.md").read_text(encoding="utf-8")
-    kept = ROOT / "results" / "real" / "500-labels" / "results.md"
-    assert made == kept.read_text(encoding="utf-8")
-    real = (ROOT / "results" / "real" / "README.md").read_text(encoding="utf-8")
-    for document in (README, real):
-        # The first table: its cells.
-        table = re.search(r"\n(\| --- .*?)\n\n", document, re.DOTALL)[1]
-        numbers = re.findall(r"\d+\.\d\d", table)
-        assert len(numbers) > 5 and all(number in made for number in numbers)
-    for points in re.findall(r"(\d+\.\d) points", README.split("\n## Does it help?\n")[1]
-                             .split("\n| ")[0]):
-        assert f"by {points} points" in made
+    assert made == (RESULTS / kept / "results.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_of_the_documents_are_the_published_ones():
+    few = (RESULTS / "real" / "500-labels" / "results.md").read_text(encoding="utf-8")
+    many = (RESULTS / "gpu" / "all-labels" / "results.md").read_text(encoding="utf-8")
+    table = README.split("\n| CIFAR-10 ")[1].split("\n| | ")[0].splitlines()[2:]
+    assert len(table) == 6
+    for line in table:
+        title, with_500, with_all, _ = line.strip("| ").split(" | ")
+        for made, accuracy in ((few, with_500), (many, with_all)):
+            row = next(row for row in made.splitlines() if row.startswith(f"| {title} "))
+            assert f" {accuracy} " in row
+    real = (RESULTS / "real" / "README.md").read_text(encoding="utf-8")
+    numbers = re.findall(r"\d+\.\d\d", re.search(r"\n(\| --- .*?)\n\n", real, re.DOTALL)[1])
+    assert len(numbers) > 5 and all(number in few for number in numbers)
     answers = real.split("\n| question ")[1].split("\n\n")[0].splitlines()[2:]
     for line in answers:
         question, answer = line.strip("| ").split(" | ")
-        assert f"| {question} " in made and f" {answer} " in made
+        assert f"| {question} " in few and f" {answer} " in few
+
+
+def test_the_crossing_is_what_its_runs_say(tmp_path):
+    folder = RESULTS / "crossing"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    command = re.search(r"`(python benchmarks/crossing.py .*)`", text)[1].split()
+    subprocess.run([sys.executable, *command[1:], "--out", tmp_path], cwd=ROOT, check=True)
+    made = (tmp_path / "README.md").read_text(encoding="utf-8")
+    # All but the command.
+    assert made.split("\n\n", 2)[2] == text.split("\n\n", 2)[2]
+
+
+def test_what_the_first_screen_says_is_in_a_published_table():
+    said = README.split("\n## Does it help?\n")[1].split("\n| CIFAR-10")[0].replace("\n", " ")
+    tables = [(RESULTS / path).read_text(encoding="utf-8")
+              for path in ("crossing/README.md", "real/500-labels/results.md")]
+    points = re.findall(r"\d+\.\d points(?: \([^)]*\))?", said)
+    assert len(points) >= 3
+    for point in points:
+        # After "points", the first one explains them.
+        point = point.partition(" (hundredths")[0]
+        assert any(f"by {point}" in table for table in tables), point
