@@ -3,12 +3,13 @@
     python cifar10_resnet50.py --network small        # the teacher, with this network
     python small_network.py                           # prints its layers and what they cost
 
-The article's ResNet50 computes 23.9 GFLOP for every image that it is trained on: 300 epochs are six
-weeks of a laptop. What makes a network learn fast has been collected by people who train CIFAR-10
-against the clock (David Page's series, tysam-code/hlb-CIFAR10, KellerJordan/cifar10-airbench). This
-is a residual relative of theirs with 903,032 parameters and 0.40 GFLOP an image. Four ideas:
-whitening, identity (Dirac) initialisation, a residual after each pooling, and fast biases. What
-each is worth is measured by benchmarks/ladder.py: results/small_network.md.
+The article's ResNet50 computes 23.9 GFLOP for every image that it is trained on: 300 epochs are
+five weeks of a laptop. What makes a network learn fast has been collected by people who train
+CIFAR-10 against the clock (David Page's series, tysam-code/hlb-CIFAR10,
+KellerJordan/cifar10-airbench). This is a residual relative of theirs with 903,032 parameters and
+0.40 GFLOP an image. Four ideas: whitening, identity (Dirac) initialisation, a residual after each
+pooling, and fast biases. What each is worth is measured by benchmarks/ladder.py:
+results/small_network.md.
 
 Step 1 builds it for the teacher, step 3 adds stochastic depth and dropout for the student.
 """

@@ -1,4 +1,4 @@
-"""What a CUDA card makes of the experiment in the minutes it can be had, the most telling first.
+"""Measures and trains on a CUDA card in the minutes it can be had, the most telling first.
 
     python benchmarks/gpu.py --dry-run                # first of all: two steps of each on the CPU
     python benchmarks/gpu.py --pack data-real/cifar10 data-real/imagenet_pool data-real/packed
@@ -544,14 +544,19 @@ def make_tables(folder, place):
             experiments += [f"### {name}", "\n".join(rows),
                             f"[All tables and answers]({name}/results.md)"]
     about = about[0]
+    # What is to be said of a run besides.
+    notes = [path.read_text(encoding="utf-8").strip() for path in folder.glob("notes.md")]
     if about["jpeg"]:
         experiments.append("The images are a JPEG copy of CIFAR-10, with which others report 2 to "
                            "3 points less than with its own files.")
     parts = ["# On a CUDA card",
              "\n".join(f"    {command}" for command in about["commands"]),
              f"On {about['machine']}. {about['card']}. {about['versions']}.",
+             *notes,
              "## Accuracy", *(experiments or ["No training is finished."]),
-             "## A training step", speed_table(pieces), "## What a step waits for",
+             "## A training step",
+             "JAX and PyTorch are those of Keras. Images per second: median (range) of the rounds.",
+             speed_table(pieces), "## What a step waits for",
              *stall_lines(pieces), "## RandAugment on one core", *augment_lines(pieces),
              "## Minutes of each piece", piece_table(pieces)]
     place.mkdir(parents=True, exist_ok=True)
@@ -578,8 +583,8 @@ def speed_table(pieces):
         for who, why in result["absent"].items():
             rows.append([result["case"], result["precision"], result["batch"], who,
                          f"absent: {why}", "", "", ""])
-    return table(["network", "precision", "batch", "", "images/s", "10^12 FLOP/s",
-                  "of the matrix product's", "seconds until the first step is done"], rows)
+    return table(["network", "precision", "batch", "through", "images/s", "10^12 FLOP/s",
+                  "of a large matrix product's", "seconds until the first step is done"], rows)
 
 
 def stall_lines(pieces):

@@ -1,4 +1,4 @@
-"""Copies of runs what results/ keeps: arguments, learning curve, and what the network says.
+"""Copies from each finished run what results/ keeps: arguments, learning curve, answers.
 
     python benchmarks/keep.py logs/crossing results/crossing/runs
 
