@@ -43,6 +43,7 @@ LOGIT_SCALE = 9
 # in directions that vary little. Directions that are uncorrelated and vary alike are known without
 # a label: the principal components of small patches, each divided by its standard deviation. They
 # are computed once and stay as they are, so that no gradient has to flow below the first group.
+# Without it, two passes at a quarter of the width end 3.1 points lower (1.6 to 4.6).
 
 
 def principal_components(images):
@@ -90,7 +91,8 @@ def whiten(model, images):
 # --- identity initialisation ----------------------------------------------------------------------
 # A convolution with random weights mixes its inputs, and a deep stack has to unlearn that first.
 # One that begins as the identity (Dirac initialisation) passes its inputs on from the first step,
-# and training only has to find out what to change.
+# and training only has to find out what to change. Without it: 3.8 points lower, which three seeds
+# do not show (-1.2 to 8.8).
 
 
 @keras.saving.register_keras_serializable(package="noisy_student")
@@ -118,6 +120,8 @@ class Identity(keras.initializers.Initializer):
 # channel a GELU lets through: one number per channel with a large effect. People who train against
 # the clock let it learn 64 times as fast as the weights. Here the layer multiplies it by 8: its
 # gradient and its effect are each 8 times as large, so that a step of SGD moves it 64 times as far.
+# Two passes do not show that it helps (without it 0.8 points higher, -1.4 to 3.0). The network that
+# it was made for reached 94 % after 13.5 epochs in place of 18 (cifar10-zoo's ladder).
 
 
 @keras.saving.register_keras_serializable(package="noisy_student")
@@ -134,7 +138,7 @@ class FastBiasNormalization(BatchNormalization):
 # --- the network ----------------------------------------------------------------------------------
 # Three groups. The first convolution of each is followed by a max pooling at once, so that the two
 # others work on a quarter of the pixels; these two are a residual, which is where step 3 puts
-# stochastic depth.
+# stochastic depth. Without the residual: 1.3 points lower, not shown either (-1.8 to 4.4).
 
 
 def convolution(x, filters, name):

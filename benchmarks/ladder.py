@@ -19,6 +19,7 @@ from unittest import mock
 
 import numpy as np
 from measure import ROOT, machine, remembered, table, versions
+from scipy.stats import t
 
 from noisy_student import onednn
 
@@ -148,10 +149,17 @@ def main():
     for name in ROWS:
         runs = [kept[name, seed] for seed in args.seeds]
         values = np.array([run["accuracy"] for run in runs])
-        each = "" if name == "all of it" else ", ".join(
-            f"{100 * difference:+.1f}" for difference in values - base)
+        mean = each = ""
+        if name != "all of it":
+            differences = 100 * (values - base)
+            mean = f"{differences.mean():+.1f}"
+            each = ", ".join(f"{difference:+.1f}" for difference in differences)
+            if len(differences) > 1:
+                low, high = t.interval(0.95, len(differences) - 1, differences.mean(),
+                                       differences.std(ddof=1) / len(differences) ** 0.5)
+                mean += f" ({low:+.1f} to {high:+.1f})"
         minutes = np.mean([run["seconds"] for run in runs]) / 60
-        rows.append([name, f"{100 * values.mean():.2f}", each, f"{minutes:.1f}"])
+        rows.append([name, f"{100 * values.mean():.2f}", mean, each, f"{minutes:.1f}"])
     images = kept["all of it", args.seeds[0]]["images"]
     text = "\n\n".join([
         "# What each idea of the small network is worth",
@@ -159,10 +167,10 @@ def main():
         f"{' '.join(map(str, args.seeds))}`, on {machine()}.",
         f"Width {args.width:g}, all labels, flip and crop, {images:,} images seen ({args.passes} "
         f"passes) in batches of {RECIPES['sprint'].batch_size}. Accuracy on the test images, % "
-        f"(mean over seeds {', '.join(map(str, args.seeds))}), and for each seed the points that "
-        "are lost or won without the idea."
+        f"(mean over seeds {', '.join(map(str, args.seeds))}), and the points that are lost or won "
+        "without the idea, with Student's 95 % interval over the seeds."
         + (" One seed is a pilot: it shows nothing." if len(args.seeds) == 1 else ""),
-        table(["", "accuracy, %", "difference for each seed", "CPU minutes"], rows),
+        table(["", "accuracy, %", "difference", "for each seed", "CPU minutes"], rows),
         versions("keras", "tensorflow-cpu", "tensorflow", "numpy")])
     pathlib.Path(ROOT, "results", "small_network.md").write_text(text + "\n", encoding="utf-8")
     print(text)
