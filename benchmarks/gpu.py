@@ -297,7 +297,7 @@ def article_epochs(setting, seconds):
         installed()[0]: (START["article"], ASSUMED["article"] / FLOPS["article"])}
 
     def all_of(epochs, start, rate):
-        # Two of three starts are one after the other. An epoch also validates and writes 380 MB.
+        # Two of three starts are one after the other. An epoch also validates and saves its state.
         return 2 * start + 3 * COMMAND + len(THREE) * epochs * (TRAINED_ON / rate + 3)
 
     def most(start, rate):

@@ -277,7 +277,15 @@ def trained(folder, made_by):
 
 
 def save_network(model, path):
-    """Writes a network without its optimizer."""
-    with whole_file(path) as beside:
-        # Keras tells a file's format by its ending.
-        model.save(beside, include_optimizer=False)
+    """Writes a network without its optimizer, whose state would double or treble the file.
+
+    Keras' include_optimizer=False says so and, for a .keras file, does nothing.
+    """
+    # One that is not compiled has none.
+    optimizer, model.optimizer = getattr(model, "optimizer", None), None
+    try:
+        with whole_file(path) as beside:
+            # Keras tells a file's format by its ending.
+            model.save(beside)
+    finally:
+        model.optimizer = optimizer

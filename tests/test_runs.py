@@ -3,13 +3,16 @@
 import errno
 import fcntl
 import inspect
+import io
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import filelock
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -320,3 +323,19 @@ def test_logarithms_of_version_1_are_read_as_probabilities(answers, tmp_path):
 
 def test_of_a_sha256_a_person_is_shown_eight_digits():
     assert runs.short("0123abcd" * 8) == "0123abcd..." and runs.short("0123abcd") == "0123abcd"
+
+
+def test_a_network_is_kept_without_its_optimizer_which_goes_on(tmp_path):
+    model = tiny_network()
+    model.compile(keras.optimizers.Adam(0.1), "categorical_crossentropy")
+    x, y = np.ones((8, 4)), np.eye(3)[[0] * 8]
+    model.fit(x, y, verbose=0)
+    runs.save_network(model, tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as file:
+        weights = io.BytesIO(file.read("model.weights.h5"))
+    with h5py.File(weights) as file:
+        assert "layers" in file and "optimizer" not in file
+    kept = runs.load_network(tmp_path / "model.keras")
+    assert (kept.predict(x, verbose=0) == model.predict(x, verbose=0)).all()
+    model.fit(x, y, verbose=0)
+    assert int(model.optimizer.iterations) == 2
