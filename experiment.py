@@ -73,6 +73,7 @@ CELLS = {
     "student_unbalanced": Cell("student, classes not balanced", "pseudo_unbalanced"),
 }
 FIVE = ("teacher", "noisy_teacher", "student_without_noise", "student", "student_of_noisy")
+SIX = tuple(CELLS)[:6]
 EIGHT = tuple(CELLS)[:8]
 # Teacher, noisy teacher, pseudo-labels without noise, student: the article's question in full.
 TWO_BY_TWO = FIVE[:4]
@@ -152,8 +153,7 @@ EXPERIMENTS = {
 # A ResNet14 of 133,530 parameters, 10,000 steps for every cell: 17 to 29 minutes of two cores each.
 EXPERIMENTS["labels-500"] = Experiment(
     images=("rest",), seeds=(0, 1, 2), out="logs/500-labels", jobs=2,
-    cells=("teacher", "flip_and_crop", "noisy_teacher", "student_without_noise", "student",
-           "student_of_noisy"),
+    cells=SIX,
     flags="--num-labeled 500 --recipe fast --depth 14 --width 0.125 --stem-strides 2 "
           "--batch-size 64 --epochs 50 --steps-per-epoch 200",
     label_flags="--calibrate --keep-share 0.7",
@@ -163,8 +163,7 @@ EXPERIMENTS["labels-500"] = Experiment(
 # The small network at full width. Every cell sees 180,000 images, 10 to 17 minutes of two cores.
 EXPERIMENTS["labels-4000"] = Experiment(
     images=("rest",), seeds=(0, 1, 2), out="logs/labels-4000",
-    cells=("teacher", "flip_and_crop", "noisy_teacher", "student_without_noise", "student",
-           "student_of_noisy", "second_generation"),
+    cells=(*SIX, "second_generation"),
     flags="--network small --num-labeled 4000 --epochs 8 --steps-per-epoch 44",
     noise_flags="--dropout 0 --p-last 1",
     label_flags="--calibrate --keep-share 0.7",
@@ -173,8 +172,7 @@ EXPERIMENTS["labels-4000"] = Experiment(
 # The article's own: every label, and photos that --images names (the article: ImageNet's).
 EXPERIMENTS["all-labels"] = Experiment(
     seeds=(0, 1, 2), out="logs/all-labels",
-    cells=("teacher", "flip_and_crop", "noisy_teacher", "student_without_noise", "student",
-           "student_of_noisy"),
+    cells=SIX,
     flags="--network small --epochs 30",
     noise_flags="--dropout 0 --p-last 1",
     label_flags="--calibrate --keep-share 0.3",

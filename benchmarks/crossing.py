@@ -12,11 +12,12 @@ Writes results/crossing/README.md, gain.png and accuracy.png
 import argparse
 import pathlib
 import shlex
+from typing import NamedTuple
 
 import numpy as np
 from measure import ROOT, table
 
-from eval import contrast
+from eval import Answer, contrast
 from experiment import CELLS, LABELS
 from noisy_student import figures
 from noisy_student.cells import load_cells
@@ -25,10 +26,35 @@ from noisy_student.files import UserError, run_script
 PAIR = ("noisy_teacher", "student_of_noisy")
 
 
+class Point(NamedTuple):
+    """One experiment: its number of labels, the cells of PAIR, {seed: Measured} each, and by how
+    much the second is better.
+    """
+
+    labels: int
+    pair: list
+    answer: Answer
+
+    @property
+    def run(self):
+        """A training of the noisy teacher."""
+        return self.pair[0][self.answer.seeds[0]].run
+
+    @property
+    def steps(self):
+        return self.run.results["steps"]
+
+    @property
+    def accuracies(self):
+        """Of either cell, in %, the mean over the seeds that both have."""
+        return [100 * np.mean([cell[seed].accuracy for seed in self.answer.seeds])
+                for cell in self.pair]
+
+
 def load_series(folders):
     """All experiments below some folders, those with the fewest labels first.
 
-    Returns: {network: [(number of labels, the two cells, Answer), ...]}.
+    Returns: {network: [Point, ...]}.
     """
     series = {}
     for folder in folders:
@@ -45,22 +71,19 @@ def load_series(folders):
                 labels = run.results.get("images") or run.arguments["num_labeled"]
                 kind = run.arguments.get("network", "resnet")
                 network = f"{kind}, width {run.arguments['width']:g}"
-                series.setdefault(network, []).append((labels, pair, answer))
+                series.setdefault(network, []).append(Point(labels, pair, answer))
     if not series:
         raise UserError(f"{', '.join(map(str, folders))}: no noisy teacher with its student there. "
                         "Run first: python experiment.py run crossing-250")
-    return {network: sorted(points, key=lambda point: point[0])
+    return {network: sorted(points, key=lambda point: point.labels)
             for network, points in series.items()}
 
 
-def row_of(title, labels, pair, answer):
-    accuracies = [np.mean([cell[seed].accuracy for seed in answer.seeds]) for cell in pair]
-    steps = steps_of((labels, pair, answer))
-    images = steps * pair[0][answer.seeds[0]].run.arguments["batch_size"]
-    return [title, f"{labels:,}", ", ".join(map(str, answer.seeds)),
-            *(f"{100 * accuracy:.2f}" for accuracy in accuracies), str(answer),
-            f"{steps:,}", f"{images:,}",
-            f"{images / labels:,.0f}"]
+def row_of(title, point):
+    images = point.steps * point.run.arguments["batch_size"]
+    return [title, f"{point.labels:,}", ", ".join(map(str, point.answer.seeds)),
+            *(f"{accuracy:.2f}" for accuracy in point.accuracies), str(point.answer),
+            f"{point.steps:,}", f"{images:,}", f"{images / point.labels:,.0f}"]
 
 
 @figures.our_settings
@@ -71,15 +94,14 @@ def draw_gain(series, path):
     for i, (title, points) in enumerate(series.items()):
         style = figures.style(i)
         # Beside each other, where two networks have as many labels.
-        places = [labels * 1.06**i for labels, _, _ in points]
+        places = [point.labels * 1.06**i for point in points]
+        gains = [point.answer.points for point in points]
         # What takes other steps is another experiment, and is not joined.
-        joined = [(place, point) for place, point in zip(places, points)
-                  if steps_of(point) == steps_of(points[0])]
-        axes.plot([place for place, _ in joined], [answer.points for _, (_, _, answer) in joined],
-                  color=style["color"])
-        axes.plot(places, [answer.points for _, _, answer in points], label=title, linestyle="none",
-                  **style)
-        for place, (_, _, answer) in zip(places, points):
+        joined = [n for n, point in enumerate(points) if point.steps == points[0].steps]
+        axes.plot([places[n] for n in joined], [gains[n] for n in joined], color=style["color"])
+        axes.plot(places, gains, label=title, linestyle="none", **style)
+        for place, point in zip(places, points):
+            answer = point.answer
             if len(answer.seeds) > 1:
                 axes.plot([place] * 2, [answer.low, answer.high], color=style["color"], alpha=0.5)
                 axes.plot([place] * len(answer.seeds), answer.per_seed, "_", color=style["color"])
@@ -97,11 +119,10 @@ def draw_accuracy(series, path):
     """Both networks' accuracies against the number of labels."""
     figure, panels = figures.new_figure(3.2 * len(series), len(series), sharex=True)
     for axes, (title, points) in zip(panels, series.items()):
-        labels = [labels for labels, _, _ in points]
+        labels = [point.labels for point in points]
         for i, name in enumerate(PAIR):
-            means = [100 * np.mean([pair[i][seed].accuracy for seed in answer.seeds])
-                     for _, pair, answer in points]
-            axes.plot(labels, means, label=CELLS[name].title.split(":")[0], **figures.style(i))
+            axes.plot(labels, [point.accuracies[i] for point in points],
+                      label=CELLS[name].title.split(":")[0], **figures.style(i))
         axes.set(xscale="log", title=title, ylabel="test accuracy, %")
         axes.legend()
         label_ticks(axes, series)
@@ -109,13 +130,8 @@ def draw_accuracy(series, path):
     return figures.save(figure, path)
 
 
-def steps_of(point):
-    _, pair, answer = point
-    return pair[0][answer.seeds[0]].run.results["steps"]
-
-
 def label_ticks(axes, series):
-    numbers = sorted({labels for points in series.values() for labels, _, _ in points})
+    numbers = sorted({point.labels for points in series.values() for point in points})
     axes.set_xticks(numbers, [f"{number:,}" for number in numbers], rotation=45)
     axes.minorticks_off()
 
@@ -127,7 +143,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "results" / "crossing")
     args = parser.parse_args()
     series = load_series(args.folders)
-    rows = [row_of(title, *point) for title, points in series.items() for point in points]
+    rows = [row_of(title, point) for title, points in series.items() for point in points]
     head = ["network", "labels", "seeds", "noisy teacher, %", "its student, %",
             "student less teacher", "steps", "images seen", "images seen / labels"]
     args.out.mkdir(parents=True, exist_ok=True)

@@ -7,14 +7,13 @@ logarithms in 16 bits, compressed: a third of the size, and the same classes.
 """
 
 import argparse
-import hashlib
 import pathlib
 import shutil
 
 import measure  # noqa: F401  finds the package
 import numpy as np
 
-from noisy_student.files import read_json, run_script, whole_file, write_json
+from noisy_student.files import read_json, run_script, sha256, whole_file, write_json
 
 
 def keep(folder, target):
@@ -36,8 +35,7 @@ def keep(folder, target):
                 arrays[name] = logs
         with whole_file(target / "predictions.npz") as beside, open(beside, "wb") as file:
             np.savez_compressed(file, **arrays)
-        content = (target / "predictions.npz").read_bytes()
-        record["sha256"]["predictions.npz"] = hashlib.sha256(content).hexdigest()
+        record["sha256"]["predictions.npz"] = sha256(target / "predictions.npz")
     write_json(target / "run.json", record)
 
 

@@ -1,5 +1,6 @@
 """What the tests share: a tiny data set on disk, a trained teacher, real images where there are."""
 
+import importlib
 import os
 import pathlib
 import sys
@@ -53,6 +54,14 @@ def run_in_process(command, threads=None):
     script, *words = command.words
     {"cifar10_resnet50.py": train_teacher, "data_generator.py": train_student,
      "imagenet_dummy_label.py": label}[script](*words)
+
+
+def load_benchmark(name):
+    """A script of benchmarks/ as a module, which finds the others there."""
+    folder = str(ROOT / "benchmarks")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return importlib.import_module(name)
 
 
 def evaluate(*words):

@@ -1,34 +1,30 @@
 """benchmarks/crossing.py and keep.py, on the published runs with 500 labels."""
 
-import importlib.util
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_benchmark
 
 from noisy_student import runs
 from noisy_student.files import UserError, sha256
 
 
 @pytest.fixture
-def crossing(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("crossing", ROOT / "benchmarks" / "crossing.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def crossing():
+    return load_benchmark("crossing")
 
 
 def test_a_series_has_the_gain_that_the_published_table_has(crossing, tmp_path):
     series = crossing.load_series([ROOT / "results" / "real" / "runs"])
-    (title, [(labels, pair, answer)]), = series.items()
+    (title, [point]), = series.items()
+    labels, pair, answer = point
     assert (title, labels, sorted(pair[0])) == ("resnet, width 0.125", 500, [0, 1, 2])
     # results/real/README.md: by 3.5 points (1.7 to 5.2).
     rounded = [round(value, 1) for value in (answer.points, answer.low, answer.high)]
     assert rounded == [3.5, 1.7, 5.2]
-    row = crossing.row_of(title, labels, pair, answer)
+    row = crossing.row_of(title, point)
     # 10,000 steps of 64 images.
     assert row[-3:] == ["10,000", "640,000", "1,280"]
     assert crossing.draw_gain(series, tmp_path / "gain.png").exists()

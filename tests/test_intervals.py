@@ -1,24 +1,17 @@
 """What benchmarks/intervals.py says, made again in part."""
 
-import importlib.util
 import re
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_benchmark
 
 TABLE = (ROOT / "results" / "benchmarks" / "intervals.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def intervals():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("intervals", ROOT / "benchmarks/intervals.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(str(ROOT / "benchmarks"))
-    return module
+    return load_benchmark("intervals")
 
 
 def published(seeds, column):
