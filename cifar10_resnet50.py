@@ -72,6 +72,11 @@ class Recipe:
     label_smoothing: float = 0.0
     # Memory of batch normalization's running statistics; a short run needs a shorter one.
     bn_momentum: float = 0.99
+    # Averaged weights (Polyak and Juditsky 1992; as an exponential moving average, EMA): after each
+    # step the average keeps this share of itself and takes the rest from the weights. It is
+    # validated and kept in place of the last weights, which the last few batches have pulled to
+    # their side, the more so the higher the rate still is. 0: no average.
+    averaging: float = 0.0
     # Computes in bfloat16 where the GPU can; weights stay float32.
     bfloat16: bool = False
     # Mirrored and shifted images, which the article does not have: see step 4.
@@ -283,7 +288,8 @@ def optimizer_and_schedule(model, recipe):
     """
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
-            layer.momentum = recipe.bn_momentum
+            # Averaged weights want statistics of as many steps as they are an average of.
+            layer.momentum = max(recipe.bn_momentum, recipe.averaging)
     rate, schedule, steps = recipe.learning_rate, None, recipe.epochs * recipe.steps_per_epoch
     if recipe.schedule == "brakes":
         def schedule(history):
@@ -296,13 +302,14 @@ def optimizer_and_schedule(model, recipe):
     else:
         raise UserError(f"the recipe's schedule is {recipe.schedule!r}: "
                         "there are brakes, one_cycle, triangle")
+    averaged = {"use_ema": recipe.averaging > 0, "ema_momentum": recipe.averaging}
     if recipe.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(rate)
+        optimizer = keras.optimizers.Adam(rate, **averaged)
     elif recipe.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay)
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **averaged)
     elif recipe.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(rate, recipe.momentum, nesterov=recipe.momentum > 0,
-                                         weight_decay=recipe.weight_decay or None)
+                                         weight_decay=recipe.weight_decay or None, **averaged)
     else:
         raise UserError(f"the recipe's optimizer is {recipe.optimizer!r}: "
                         "there are adam, adamw, sgd")

@@ -187,6 +187,10 @@ for labelled in CROSSING:
         flags=f"--network small --width 0.25 --num-labeled {labelled} --epochs 8 "
               "--steps-per-epoch 44",
         out=f"logs/crossing/{labelled}-labels", eval_flags=f"--out figures/crossing-{labelled}")
+# The crossing's 4,000 labels with averaged weights.
+EXPERIMENTS["averaged-4000"] = replace(
+    EXPERIMENTS["crossing-4000"], flags=EXPERIMENTS["crossing-4000"].flags + " --averaging 0.98",
+    out="logs/averaged/4000-labels", eval_flags="--out figures/averaged-4000")
 EXPERIMENTS["demo_all"] = replace(
     EXPERIMENTS["demo"], cells=EIGHT, eval_flags=EXPERIMENTS["demo"].eval_flags
     + " --corrupted data/toy-corrupted --adversarial --robust-images 200")

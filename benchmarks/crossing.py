@@ -4,7 +4,7 @@
     python benchmarks/crossing.py logs/crossing
 
 All experiments below the folders that have a noisy teacher and its student are read, and drawn as
-one series for each network. Trains nothing.
+one series for each network. What a folder's own notes.md says goes into the page. Trains nothing.
 
 Writes results/crossing/README.md, gain.png and accuracy.png
 """
@@ -147,14 +147,14 @@ def main():
     head = ["network", "labels", "seeds", "noisy teacher, %", "its student, %",
             "student less teacher", "steps", "images seen", "images seen / labels"]
     args.out.mkdir(parents=True, exist_ok=True)
+    notes = [path.read_text(encoding="utf-8").strip()
+             for folder in args.folders for path in pathlib.Path(folder).glob("notes.md")]
     text = "\n\n".join([
         "# Where do pseudo-labels pay?",
         f"`{shlex.join(['python', 'benchmarks/crossing.py', *args.folders])}`",
         "A noisy teacher labels images, and its student learns from them under the same noise. By "
         "how many points is the student better than the teacher? Both see the same number of "
-        "images; of the student's, a quarter are labelled ones. The last row, with all labels, "
-        "differs in more: its pool is 8,000 ImageNet photos, of which 2,400 are kept, nine in ten "
-        "of the student's images are labelled ones, and it takes 2,610 steps.",
+        "images; of the student's, a quarter are labelled ones.", *notes,
         "Labels are counted without those of validation images. Means are over the seeds that have "
         "both networks; intervals are over other seeds and other test images. In the picture, a "
         "tick is one seed, and a hollow mark has only one.",

@@ -145,7 +145,8 @@ def settings_of_teacher(given):
     if given["network"] in (None, chosen.get("network", "resnet")):
         names += ["network", "depth", "width", "stem_strides"]
         if given["recipe"] in (None, chosen["recipe"]):
-            names += ["recipe", "epochs", "label_smoothing", "early_stopping", "batch_size"]
+            names += ["recipe", "epochs", "label_smoothing", "averaging", "early_stopping",
+                      "batch_size"]
             if given["batch_size"] in (None, chosen["batch_size"]):
                 names += ["steps_per_epoch", "learning_rate"]
     known = {"data": run.get("made_from", {}).get("data")}
@@ -187,6 +188,9 @@ def add_training(flags, log_dir):
     flags.add_argument("--learning-rate", type=number(float, 0, open_low=True), metavar="X",
                        help="default: the recipe's")
     flags.add_argument("--label-smoothing", type=SHARE, metavar="S", help="default: the recipe's")
+    flags.add_argument("--averaging", type=number(float, 0, 0.9999), metavar="X",
+                       help="keep averaged weights, of which each step's are 1 - X (default: the "
+                       "recipe's; 0: none)")
     flags.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
                        help="auto: bfloat16 with fast and sprint, where the GPU has it")
     flags.add_argument("--devices", choices=("one", "all"), default="one",

@@ -66,6 +66,8 @@ def train(model, batches, held_out, run, optimizer, schedule=None, tensorboard=F
                       shuffle=False, validation_data=backend.validation_feed(*held_out, BATCH),
                       validation_batch_size=BATCH, verbose=1 if sys.stdout.isatty() else 0,
                       callbacks=callbacks)
+    # fit() has done so too, if it was needed. With averaged weights, they are the network now.
+    model.optimizer.finalize_variable_values(model.trainable_variables)
     save_network(model, run.path("model.keras"))
     return keeper.history, round(keeper.seconds, 1)
 
@@ -105,6 +107,19 @@ class Keeper(keras.callbacks.Callback):
         # When this process began, and when each of its epochs ended.
         self.ends = [time.monotonic()]
 
+    def set_model(self, model):
+        super().set_model(model)
+        # Puts averaged weights into the network, and back again.
+        averages = model.optimizer.use_ema
+        self.averages = keras.callbacks.SwapEMAWeights() if averages else keras.callbacks.Callback()
+        self.averages.set_model(model)
+
+    def on_test_begin(self, logs=None):
+        self.averages.on_test_begin()
+
+    def on_test_end(self, logs=None):
+        self.averages.on_test_end()
+
     def on_epoch_begin(self, epoch, logs=None):
         if self.left and sys.stdout.isatty():
             print(self.left)
@@ -126,7 +141,9 @@ class Keeper(keras.callbacks.Callback):
         self.history.append(row | {"learning_rate": self.rate})
         write_history(self.run.path("history.csv"), self.history)
         if row["val_loss"] < best_so_far:
+            self.averages.on_test_begin()
             save_network(self.model, self.run.path("best.keras"))
+            self.averages.on_test_end()
         if self.schedule and self.schedule(self.history)[1]:
             self.model.stop_training = self.stopped = True
         self.seconds = time.monotonic() - self.started

@@ -35,13 +35,13 @@ def batches(first_batch):
         yield X[rows], T[rows]
 
 
-def train(folder, model=None, epochs=3, batches=batches, schedule=None, steps=3):
+def train(folder, model=None, epochs=3, batches=batches, schedule=None, steps=3, averaging=0.0):
     """train() at work for seconds. Returns: the weights, and a row per epoch."""
     model = model or tiny_network()
     chosen = {"epochs": epochs, "steps_per_epoch": steps, "batch_size": 8, "seed": 0}
     run = runs.Run(str(folder), "script.py", chosen, {})
-    history, _ = training.train(model, batches, HELD_OUT, run, keras.optimizers.Adam(0.05),
-                                schedule)
+    optimizer = keras.optimizers.Adam(0.05, use_ema=averaging > 0, ema_momentum=averaging)
+    history, _ = training.train(model, batches, HELD_OUT, run, optimizer, schedule)
     return model.get_weights(), history
 
 
@@ -219,8 +219,11 @@ def by_hand(monkeypatch):
 
 
 def test_crash_at_any_moment_of_saving_loses_one_epoch_at_most(by_hand, tmp_path):
-    expected, history = train(tmp_path / "whole", tiny_network(ByHand), schedule=falling, steps=1)
+    expected, history = train(tmp_path / "whole", tiny_network(ByHand), schedule=falling, steps=1,
+                              averaging=0.5)
     assert [row["learning_rate"] for row in history] == pytest.approx([0.05, 0.025])
+    last, _ = train(tmp_path / "last", tiny_network(ByHand), schedule=falling, steps=1)
+    assert not np.array_equal(last[0], expected[0])
     quiet, _ = train(tmp_path / "quiet", tiny_network(ByHand, 0.0), schedule=falling, steps=1)
     assert not np.array_equal(quiet[0], expected[0])
     # How many epochs are finished, whenever the schedule is asked.
@@ -235,13 +238,14 @@ def test_crash_at_any_moment_of_saving_loses_one_epoch_at_most(by_hand, tmp_path
         with pytest.MonkeyPatch.context() as patch:
             calls = crash_at(patch, number)
             try:
-                train(folder, tiny_network(ByHand), schedule=watched, steps=1)
+                train(folder, tiny_network(ByHand), schedule=watched, steps=1, averaging=0.5)
                 break
             except Crash:
                 pass
         crashed = asked[-1]
         asked.clear()
-        weights, history = train(folder, tiny_network(ByHand), schedule=watched, steps=1)
+        weights, history = train(folder, tiny_network(ByHand), schedule=watched, steps=1,
+                                 averaging=0.5)
         # Nothing is asked where all is done.
         assert min([*asked, 2]) >= crashed - 1
         assert all((a == b).all() for a, b in zip(weights, expected)) and len(history) == 2
@@ -278,6 +282,30 @@ def test_damaged_backup_is_refused_or_says_the_same(by_hand, tmp_path):
     path.write_bytes(whole[:len(whole) // 2])
     with pytest.raises(UserError, match="damaged"):
         train(tmp_path, tiny_network(ByHand))
+
+
+def test_averaged_weights_are_validated_and_kept(tmp_path, monkeypatch):
+    steps, backup = [], training.Keeper.backup
+
+    def watched(keeper):
+        steps.append(keeper.model.get_weights())
+        backup(keeper)
+
+    monkeypatch.setattr(training.Keeper, "backup", watched)
+    weights, history = train(tmp_path, tiny_network(noise=0.0), epochs=4, steps=1, averaging=0.75)
+    judge, average, losses = tiny_network(noise=0.0), steps[0], []
+    for step in steps:
+        average = [0.75 * a + 0.25 * b for a, b in zip(average, step)]
+        judge.set_weights(average)
+        losses.append(score(training.predict(judge, HELD_OUT[0]), HELD_OUT[1])[0])
+    assert [row["val_loss"] for row in history] == pytest.approx(losses, rel=1e-5)
+    for kept in (weights, runs.load_network(tmp_path / "model.keras").get_weights()):
+        for one, other in zip(kept, average):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert np.abs(steps[-1][0] - average[0]).max() > 0.01
+    # The loss falls throughout.
+    best = runs.load_network(tmp_path / "best.keras").get_weights()
+    np.testing.assert_array_equal(best[0], weights[0])
 
 
 def test_brakes_are_keras_own(tmp_path):
