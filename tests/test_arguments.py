@@ -101,7 +101,7 @@ def test_other_settings_of_keras_are_none_of_our_business(text, settings):
 TEACHER = {"data": None, "num_labeled": 80, "validation": "split", "seed": 3, "network": "small",
            "width": 0.25, "depth": None, "stem_strides": None, "recipe": "sprint", "epochs": 4,
            "steps_per_epoch": 40, "batch_size": 128, "learning_rate": 0.1875,
-           "label_smoothing": 0.2, "early_stopping": 10}
+           "label_smoothing": 0.2, "averaging": 0.98, "early_stopping": 10}
 
 
 @pytest.fixture
@@ -129,11 +129,12 @@ def test_student_is_trained_as_the_teacher_was_where_nothing_is_said(words, trai
     # The rate follows the batch, and steps are counted anew.
     ("--batch-size 64", {"batch_size": 64, "learning_rate": None, "steps_per_epoch": None}),
     ("--recipe fast", {"recipe": "fast", "epochs": None, "batch_size": None, "learning_rate": None,
-                       "steps_per_epoch": None, "label_smoothing": None, "early_stopping": None}),
+                       "steps_per_epoch": None, "label_smoothing": None, "averaging": None,
+                       "early_stopping": None}),
     ("--network resnet", {"network": "resnet", "recipe": "article", "width": 1.0, "depth": 50,
                           "stem_strides": 1, "epochs": None, "batch_size": None,
                           "learning_rate": None, "steps_per_epoch": None,
-                          "label_smoothing": None, "early_stopping": None})])
+                          "label_smoothing": None, "averaging": None, "early_stopping": None})])
 def test_what_is_said_goes_before_what_the_teacher_had(flags, differs, trained):
     args = arguments.student("", ["--pseudo", str(trained / "pseudo"), *flags.split()])
     expected = {**TEACHER, "data": "data/toy", **differs}
