@@ -1,10 +1,12 @@
 """Where do pseudo-labels pay? What a noisy teacher's student gains, by the number of labels.
 
-    python experiment.py run crossing-250        # and crossing-500, ... crossing-25000
+    python experiment.py run crossing-250        # and crossing-500, ... crossing-all
     python benchmarks/crossing.py logs/crossing
 
 All experiments below the folders that have a noisy teacher and its student are read, and drawn as
-one series for each network. What a folder's own notes.md says goes into the page. Trains nothing.
+one series for each network. One with a noisy teacher alone is the ceiling: crossing-all has the
+true label of every image, in as many steps. What a folder's own notes.md says goes into the page.
+Trains nothing.
 
 Writes results/crossing/README.md, gain.png and accuracy.png
 """
@@ -69,14 +71,34 @@ def load_series(folders):
                 run = pair[0][answer.seeds[0]].run
                 # Without those that validate.
                 labels = run.results.get("images") or run.arguments["num_labeled"]
-                kind = run.arguments.get("network", "resnet")
-                network = f"{kind}, width {run.arguments['width']:g}"
-                series.setdefault(network, []).append(Point(labels, pair, answer))
+                series.setdefault(network_of(run), []).append(Point(labels, pair, answer))
     if not series:
         raise UserError(f"{', '.join(map(str, folders))}: no noisy teacher with its student there. "
                         "Run first: python experiment.py run crossing-250")
     return {network: sorted(points, key=lambda point: point.labels)
             for network, points in series.items()}
+
+
+def load_ceilings(folders):
+    """The mean accuracy, in %, of each network's experiment that has only a noisy teacher.
+
+    Returns: {network: (accuracy, seeds)}.
+    """
+    ceilings = {}
+    for folder in folders:
+        teachers = pathlib.Path(folder).rglob(f"seed*/{PAIR[0]}")
+        for experiment in sorted({path.parent.parent for path in teachers}):
+            if not list(experiment.glob(f"seed*/{PAIR[1]}")):
+                cell = load_cells([experiment], CELLS, LABELS)[0][PAIR[0]]
+                accuracy = 100 * np.mean([cell[seed].accuracy for seed in cell])
+                ceilings[network_of(next(iter(cell.values())).run)] = accuracy, sorted(cell)
+    return ceilings
+
+
+def network_of(run):
+    kind = run.arguments.get("network", "resnet")
+    averaged = ", averaged weights" if run.arguments.get("averaging") else ""
+    return f"{kind}, width {run.arguments['width']:g}{averaged}"
 
 
 def row_of(title, point):
@@ -115,14 +137,17 @@ def draw_gain(series, path):
 
 
 @figures.our_settings
-def draw_accuracy(series, path):
-    """Both networks' accuracies against the number of labels."""
+def draw_accuracy(series, ceilings, path):
+    """Both networks' accuracies against the number of labels, and what all labels would give."""
     figure, panels = figures.new_figure(3.2 * len(series), len(series), sharex=True)
     for axes, (title, points) in zip(panels, series.items()):
         labels = [point.labels for point in points]
         for i, name in enumerate(PAIR):
             axes.plot(labels, [point.accuracies[i] for point in points],
                       label=CELLS[name].title.split(":")[0], **figures.style(i))
+        if title in ceilings:
+            axes.axhline(ceilings[title][0], color="black", linestyle=":",
+                         label="all true labels, as many steps")
         axes.set(xscale="log", title=title, ylabel="test accuracy, %")
         axes.legend()
         label_ticks(axes, series)
@@ -142,7 +167,7 @@ def main():
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "results" / "crossing")
     args = parser.parse_args()
-    series = load_series(args.folders)
+    series, ceilings = load_series(args.folders), load_ceilings(args.folders)
     rows = [row_of(title, point) for title, points in series.items() for point in points]
     head = ["network", "labels", "seeds", "noisy teacher, %", "its student, %",
             "student less teacher", "steps", "images seen", "images seen / labels"]
@@ -158,10 +183,14 @@ def main():
         "Labels are counted without those of validation images. Means are over the seeds that have "
         "both networks; intervals are over other seeds and other test images. In the picture, a "
         "tick is one seed, and a hollow mark has only one.",
-        "![gain](gain.png)", table(head, rows), "![accuracy](accuracy.png)"])
+        "![gain](gain.png)", table(head, rows),
+        *(f"With the true label of every image, a noisy teacher ({title}, seeds "
+          f"{', '.join(map(str, seeds))}) reaches {accuracy:.2f} % in as many steps. So much room "
+          "is there for pseudo-labels." for title, (accuracy, seeds) in ceilings.items()),
+        "![accuracy](accuracy.png)"])
     (args.out / "README.md").write_text(text + "\n", encoding="utf-8")
     draw_gain(series, args.out / "gain.png")
-    draw_accuracy(series, args.out / "accuracy.png")
+    draw_accuracy(series, ceilings, args.out / "accuracy.png")
     print(text)
 
 
