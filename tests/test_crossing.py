@@ -1,5 +1,6 @@
 """benchmarks/crossing.py and keep.py, on the published runs with 500 labels."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -28,6 +29,17 @@ def test_a_series_has_the_gain_that_the_published_table_has(crossing, tmp_path):
     # 10,000 steps of 64 images.
     assert row[-3:] == ["10,000", "640,000", "1,280"]
     assert crossing.draw_gain(series, tmp_path / "gain.png").exists()
+
+
+def test_a_noisy_teacher_alone_is_a_ceiling(crossing, tmp_path):
+    kept = ROOT / "results" / "real" / "runs" / "500-labels"
+    for seed in range(3):
+        shutil.copytree(kept / f"seed{seed}" / "noisy_teacher",
+                        tmp_path / "all" / f"seed{seed}" / "noisy_teacher")
+    assert crossing.load_ceilings([kept]) == {}
+    (title, (accuracy, seeds)), = crossing.load_ceilings([kept, tmp_path]).items()
+    # README.md: 48.39 ± 1.91.
+    assert (title, round(accuracy, 2), seeds) == ("resnet, width 0.125", 48.39, [0, 1, 2])
 
 
 def test_a_folder_without_the_two_cells_is_named(crossing, tmp_path):
