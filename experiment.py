@@ -199,6 +199,15 @@ for name in [name for name in EXPERIMENTS if name.startswith("crossing-")]:
         experiment, flags=experiment.flags + " --averaging 0.98",
         out=experiment.out.replace("crossing", "averaged"),
         eval_flags=experiment.eval_flags.replace("crossing", "averaged"))
+# 4,000 labels with so many steps, at full width, that labels are what is missing: for a GPU.
+EXPERIMENTS["long-4000"] = replace(
+    EXPERIMENTS["labels-4000"], cells=("noisy_teacher", "student_of_noisy", "second_generation"),
+    flags="--network small --averaging 0.98 --num-labeled 4000 --epochs 40 --steps-per-epoch 44",
+    out="logs/long/4000-labels", eval_flags="--out figures/long-4000")
+EXPERIMENTS["long-all"] = replace(
+    EXPERIMENTS["long-4000"], images=(), cells=("noisy_teacher",),
+    flags="--network small --averaging 0.98 --epochs 40 --steps-per-epoch 44",
+    out="logs/long/all-labels", eval_flags="--out figures/long-all")
 EXPERIMENTS["demo_all"] = replace(
     EXPERIMENTS["demo"], cells=EIGHT, eval_flags=EXPERIMENTS["demo"].eval_flags
     + " --corrupted data/toy-corrupted --adversarial --robust-images 200")

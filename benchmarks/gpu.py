@@ -12,7 +12,8 @@ check    python -m noisy_student.check
 speed    a training step of the article's network and of the small one, through Keras and in plain
          PyTorch; how long a step of the small one waits for its batch; RandAugment
 small    the small network, all labels and the photos, six cells: experiment.py's all-labels
-rest     4,000 labels, the small network, what is left without a label as the photos: labels-4000
+rest     4,000 labels, the small network, what is left without a label as the photos: labels-4000,
+         and with five times the steps and averaged weights: long-4000 and, for comparison, long-all
 crossing the noisy teacher and its student with fewer labels, and with more: crossing-*
 article  the article's ResNet50 with recipe fast: teacher, noisy teacher, student of the latter,
          with as many epochs as there is time for
@@ -74,6 +75,7 @@ PRECISIONS = ("bfloat16", "tf32", "float32")
 # Of the article's network: large enough for a card, and small enough for AdamW at recipe fast's
 # rate. To be tried.
 ARTICLE_BATCH = 256
+LONG = ("long-4000", "long-all")
 THREE = "teacher noisy_teacher student_of_noisy".split()
 # Seconds in which some cells of an experiment's first seed can be done.
 ONE_SEED = 90
@@ -149,6 +151,8 @@ def small(setting, left):
 
 def rest(setting, left):
     yield known("labels-4000", setting, 8 * 44 * 512)
+    for name in LONG:
+        yield known(name, setting, 40 * 44 * 512)
 
 
 def crossing(setting, left):
@@ -212,16 +216,17 @@ def measurement(what, words, setting, seconds, note="", name=None):
     return Piece(name or what, command, seconds, note)
 
 
-def known(name, setting, images, photos="rest", flags=None):
+def known(name, setting, images, photos=None, flags=None):
     """A Piece that is one of experiment.py's, whose finished cells are there even if it is stopped.
 
     Args:
-        images: number of those that a cell trains on. flags: None: the experiment's own.
+        images: number of those that a cell trains on. photos, flags: None: the experiment's own.
     """
     entry = EXPERIMENTS[name]
-    words = [name, "--data", setting.data, "--images", photos, "--seeds", *map(str, entry.seeds)]
+    seeds = [0] if setting.dry else entry.seeds
+    words = [name, "--data", setting.data, "--seeds", *map(str, seeds)]
+    words += ["--images", photos] if photos else []
     if setting.dry:
-        words[words.index("--seeds") + 1:] = ["0"]
         flags = tiny(flags or entry.flags)
     words += ["--flags", flags] if flags else []
     cells = len(entry.cells) * len(entry.seeds)
@@ -533,7 +538,8 @@ def make_tables(folder, place):
         raise UserError(f"{folder}: nothing there yet. Run: python benchmarks/gpu.py --out "
                         f"{folder}")
     experiments = []
-    for name in ("all-labels", "labels-4000", *(f"crossing-{n}" for n in CROSSING), "article"):
+    crossings = [f"crossing-{labelled}" for labelled in CROSSING]
+    for name in ("all-labels", "labels-4000", *LONG, *crossings, "article"):
         if list(folder.glob(f"{name}/seed*/*/predictions.npz")):
             subprocess.run([sys.executable, str(ROOT / "eval.py"), str(folder / name),
                             "--out", str(place / name)], check=True)
