@@ -108,6 +108,11 @@ def row_of(title, point):
             f"{point.steps:,}", f"{images:,}", f"{images / point.labels:,.0f}"]
 
 
+def comparable(points):
+    """Which of a series are joined: what takes other steps is another experiment."""
+    return [n for n, point in enumerate(points) if point.steps == points[0].steps]
+
+
 @figures.our_settings
 def draw_gain(series, path):
     """The gain against the number of labels, with intervals where there are several seeds."""
@@ -118,8 +123,7 @@ def draw_gain(series, path):
         # Beside each other, where two networks have as many labels.
         places = [point.labels * 1.06**i for point in points]
         gains = [point.answer.points for point in points]
-        # What takes other steps is another experiment, and is not joined.
-        joined = [n for n, point in enumerate(points) if point.steps == points[0].steps]
+        joined = comparable(points)
         axes.plot([places[n] for n in joined], [gains[n] for n in joined], color=style["color"])
         axes.plot(places, gains, label=title, linestyle="none", **style)
         for place, point in zip(places, points):
@@ -141,10 +145,13 @@ def draw_accuracy(series, ceilings, path):
     """Both networks' accuracies against the number of labels, and what all labels would give."""
     figure, panels = figures.new_figure(3.2 * len(series), len(series), sharex=True)
     for axes, (title, points) in zip(panels, series.items()):
-        labels = [point.labels for point in points]
+        labels, joined = [point.labels for point in points], comparable(points)
         for i, name in enumerate(PAIR):
-            axes.plot(labels, [point.accuracies[i] for point in points],
-                      label=CELLS[name].title.split(":")[0], **figures.style(i))
+            style, accuracies = figures.style(i), [point.accuracies[i] for point in points]
+            axes.plot(labels, accuracies, label=CELLS[name].title.split(":")[0], linestyle="none",
+                      **style)
+            axes.plot([labels[n] for n in joined], [accuracies[n] for n in joined],
+                      color=style["color"])
         if title in ceilings:
             axes.axhline(ceilings[title][0], color="black", linestyle=":",
                          label="all true labels, as many steps")
