@@ -108,6 +108,12 @@ def row_of(title, point):
             f"{point.steps:,}", f"{images:,}", f"{images / point.labels:,.0f}"]
 
 
+def ceiling_of(title, accuracy, seeds):
+    return (f"With the true label of every image, a noisy teacher ({title}, seeds "
+            f"{', '.join(map(str, seeds))}) reaches {accuracy:.2f} % in as many steps. This is "
+            "about as far as pseudo-labels could lead.")
+
+
 def comparable(points):
     """Which of a series are joined: what takes other steps is another experiment."""
     return [n for n, point in enumerate(points) if point.steps == points[0].steps]
@@ -191,9 +197,7 @@ def main():
         "both networks; intervals are over other seeds and other test images. In the picture, a "
         "tick is one seed, and a hollow mark has only one.",
         "![gain](gain.png)", table(head, rows),
-        *(f"With the true label of every image, a noisy teacher ({title}, seeds "
-          f"{', '.join(map(str, seeds))}) reaches {accuracy:.2f} % in as many steps. So much room "
-          "is there for pseudo-labels." for title, (accuracy, seeds) in ceilings.items()),
+        *(ceiling_of(title, *ceiling) for title, ceiling in ceilings.items()),
         "![accuracy](accuracy.png)"])
     (args.out / "README.md").write_text(text + "\n", encoding="utf-8")
     draw_gain(series, args.out / "gain.png")

@@ -168,3 +168,5 @@ def test_the_first_screen_has_the_intervals_of_published_tables():
     assert len(intervals) > 5
     for low, high in intervals:
         assert f"({low} to {high})" in tables
+    accuracies = re.findall(r"\d\d\.\d\d", said)
+    assert len(accuracies) > 1 and all(accuracy in tables for accuracy in accuracies)
