@@ -19,6 +19,7 @@ if __name__ == "__main__":
     # Before Keras is imported, which takes seconds.
     args = arguments.teacher(__doc__)
 
+import math
 from dataclasses import asdict, dataclass, replace
 
 import keras
@@ -72,11 +73,10 @@ class Recipe:
     label_smoothing: float = 0.0
     # Memory of batch normalization's running statistics; a short run needs a shorter one.
     bn_momentum: float = 0.99
-    # Averaged weights (Polyak and Juditsky 1992; as an exponential moving average, EMA): after each
-    # step the average keeps this share of itself and takes the rest from the weights. It is
-    # validated and kept in place of the last weights, which the last few batches have pulled to
-    # their side, the more so the higher the rate still is. 0: no average.
-    averaging: float = 0.0
+    # Keeps a running average of the weights (EMA; Polyak and Juditsky 1992) over about the last
+    # 1 / (1 - averaging) steps: 0.98 is fifty. The average is validated and saved. Single steps
+    # jitter, the more so the higher the rate; their average does not. None: the last weights.
+    averaging: float = None
     # Computes in bfloat16 where the GPU can; weights stay float32.
     bfloat16: bool = False
     # Mirrored and shifted images, which the article does not have: see step 4.
@@ -97,6 +97,8 @@ RECIPES = {
                      schedule="triangle", label_smoothing=0.2, bn_momentum=0.9, bfloat16=True,
                      flip_and_crop="with-noise"),
 }
+# So much of averaged weights may be those of the first step.
+FIRST_STEP_MOST = 0.05
 # The article's epochs before ReduceLROnPlateau and EarlyStopping join.
 CONSTANT_SHARE = 250 / 300
 # The triangle's rate: 0.2 of the peak at the first step, the peak after 0.23 of all steps, 0.07 of
@@ -111,7 +113,7 @@ def recipe_of(given, labelled):
         given: {flag: value} of the command line; None where it says nothing.
         labelled: number of images to train on that have a label.
 
-    Raises: UserError, for a recipe that is not there.
+    Raises: UserError, for a recipe that is not there, and an average over too many steps.
     """
     if given["recipe"] not in RECIPES:
         raise UserError(f"--recipe {given['recipe']}: there are {', '.join(RECIPES)}")
@@ -127,6 +129,13 @@ def recipe_of(given, labelled):
         # helped.
         steps = max(1, labelled // recipe.batch_size)
         recipe = replace(recipe, steps_per_epoch=steps)
+    steps = recipe.epochs * recipe.steps_per_epoch
+    # The average begins with the first step's weights.
+    if recipe.averaging and recipe.averaging**steps > FIRST_STEP_MOST:
+        raise UserError(
+            f"--averaging {recipe.averaging}: after {steps:,} steps, "
+            f"{100 * recipe.averaging**steps:.0f} % of the average would still be the first step's "
+            f"weights; at most {math.floor(1000 * FIRST_STEP_MOST ** (1 / steps)) / 1000} here")
     return recipe
 
 
@@ -288,8 +297,8 @@ def optimizer_and_schedule(model, recipe):
     """
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
-            # Averaged weights want statistics of as many steps as they are an average of.
-            layer.momentum = max(recipe.bn_momentum, recipe.averaging)
+            # Running statistics over about as many steps as the average.
+            layer.momentum = max(recipe.bn_momentum, recipe.averaging or 0)
     rate, schedule, steps = recipe.learning_rate, None, recipe.epochs * recipe.steps_per_epoch
     if recipe.schedule == "brakes":
         def schedule(history):
@@ -302,7 +311,7 @@ def optimizer_and_schedule(model, recipe):
     else:
         raise UserError(f"the recipe's schedule is {recipe.schedule!r}: "
                         "there are brakes, one_cycle, triangle")
-    averaged = {"use_ema": recipe.averaging > 0, "ema_momentum": recipe.averaging}
+    averaged = {"use_ema": bool(recipe.averaging), "ema_momentum": recipe.averaging or 0}
     if recipe.optimizer == "adam":
         optimizer = keras.optimizers.Adam(rate, **averaged)
     elif recipe.optimizer == "adamw":

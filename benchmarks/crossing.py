@@ -1,7 +1,8 @@
 """Where do pseudo-labels pay? What a noisy teacher's student gains, by the number of labels.
 
     python experiment.py run crossing-250        # and crossing-500, ... crossing-all
-    python benchmarks/crossing.py logs/crossing
+    python experiment.py run averaged-250        # and averaged-1000, -4000 and -all
+    python benchmarks/crossing.py logs/crossing logs/averaged
 
 All experiments below the folders that have a noisy teacher and its student are read, and drawn as
 one series for each network. One with a noisy teacher alone is the ceiling: crossing-all has the
@@ -53,49 +54,53 @@ class Point(NamedTuple):
                 for cell in self.pair]
 
 
+class Ceiling(NamedTuple):
+    """Noisy teachers that have the true label of every image: mean accuracy in %, and steps."""
+
+    accuracy: float
+    seeds: list
+    steps: int
+
+
 def load_series(folders):
     """All experiments below some folders, those with the fewest labels first.
 
-    Returns: {network: [Point, ...]}.
+    Returns: {network: [Point, ...]}, and {network: Ceiling} of those with the true label of every
+        image.
     """
-    series = {}
+    series, ceilings = {}, {}
     for folder in folders:
-        students = pathlib.Path(folder).rglob(f"seed*/{PAIR[1]}")
-        for experiment in sorted({path.parent.parent for path in students}):
+        teachers = pathlib.Path(folder).rglob(f"seed*/{PAIR[0]}/history.csv")
+        for experiment in sorted({path.parents[2] for path in teachers}):
             cells = load_cells([experiment], CELLS, LABELS)[0]
-            if not set(PAIR) <= set(cells):
-                continue
-            pair = [cells[name] for name in PAIR]
-            answer = contrast("", (-1, 1), pair)
+            teacher, student = (cells.get(name, {}) for name in PAIR)
+            answer = contrast("", (-1, 1), [teacher, student]) if teacher and student else None
             if answer:
-                run = pair[0][answer.seeds[0]].run
+                run = teacher[answer.seeds[0]].run
                 # Without those that validate.
                 labels = run.results.get("images") or run.arguments["num_labeled"]
-                series.setdefault(network_of(run), []).append(Point(labels, pair, answer))
+                point = Point(labels, [teacher, student], answer)
+                series.setdefault(network_of(run), []).append(point)
+            elif teacher and not student:
+                run = next(iter(teacher.values())).run
+                if run.arguments["num_labeled"] is None:
+                    accuracy = 100 * np.mean([each.accuracy for each in teacher.values()])
+                    ceilings[network_of(run)] = Ceiling(accuracy, sorted(teacher),
+                                                        run.results["steps"])
     if not series:
         raise UserError(f"{', '.join(map(str, folders))}: no noisy teacher with its student there. "
                         "Run first: python experiment.py run crossing-250")
-    return {network: sorted(points, key=lambda point: point.labels)
-            for network, points in series.items()}
-
-
-def load_ceilings(folders):
-    """The mean accuracy, in %, of each network's experiment that has only a noisy teacher.
-
-    Returns: {network: (accuracy, seeds)}.
-    """
-    ceilings = {}
-    for folder in folders:
-        teachers = pathlib.Path(folder).rglob(f"seed*/{PAIR[0]}")
-        for experiment in sorted({path.parent.parent for path in teachers}):
-            if not list(experiment.glob(f"seed*/{PAIR[1]}")):
-                cell = load_cells([experiment], CELLS, LABELS)[0][PAIR[0]]
-                accuracy = 100 * np.mean([cell[seed].accuracy for seed in cell])
-                ceilings[network_of(next(iter(cell.values())).run)] = accuracy, sorted(cell)
-    return ceilings
+    series = {network: sorted(points, key=lambda point: point.labels)
+              for network, points in series.items()}
+    for network in set(ceilings) & set(series):
+        if ceilings[network].steps != series[network][0].steps:
+            raise UserError(f"{network}: all true labels were learnt in {ceilings[network].steps} "
+                            f"steps, few in {series[network][0].steps}; leave one of them out")
+    return series, ceilings
 
 
 def network_of(run):
+    """What the series of a training is called."""
     kind = run.arguments.get("network", "resnet")
     averaged = ", averaged weights" if run.arguments.get("averaging") else ""
     return f"{kind}, width {run.arguments['width']:g}{averaged}"
@@ -108,10 +113,10 @@ def row_of(title, point):
             f"{point.steps:,}", f"{images:,}", f"{images / point.labels:,.0f}"]
 
 
-def ceiling_of(title, accuracy, seeds):
+def sentence_of(title, ceiling):
     return (f"With the true label of every image, a noisy teacher ({title}, seeds "
-            f"{', '.join(map(str, seeds))}) reaches {accuracy:.2f} % in as many steps. This is "
-            "about as far as pseudo-labels could lead.")
+            f"{', '.join(map(str, ceiling.seeds))}) reaches {ceiling.accuracy:.2f} % in as many "
+            "steps. This is about as far as pseudo-labels could lead.")
 
 
 def comparable(points):
@@ -159,7 +164,7 @@ def draw_accuracy(series, ceilings, path):
             axes.plot([labels[n] for n in joined], [accuracies[n] for n in joined],
                       color=style["color"])
         if title in ceilings:
-            axes.axhline(ceilings[title][0], color="black", linestyle=":",
+            axes.axhline(ceilings[title].accuracy, color="black", linestyle=":",
                          label="all true labels, as many steps")
         axes.set(xscale="log", title=title, ylabel="test accuracy, %")
         axes.legend()
@@ -180,13 +185,13 @@ def main():
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "results" / "crossing")
     args = parser.parse_args()
-    series, ceilings = load_series(args.folders), load_ceilings(args.folders)
+    series, ceilings = load_series(args.folders)
     rows = [row_of(title, point) for title, points in series.items() for point in points]
     head = ["network", "labels", "seeds", "noisy teacher, %", "its student, %",
             "student less teacher", "steps", "images seen", "images seen / labels"]
     args.out.mkdir(parents=True, exist_ok=True)
-    notes = [path.read_text(encoding="utf-8").strip()
-             for folder in args.folders for path in pathlib.Path(folder).glob("notes.md")]
+    notes = [pathlib.Path(folder, "notes.md") for folder in args.folders]
+    notes = [path.read_text(encoding="utf-8").strip() for path in notes if path.exists()]
     text = "\n\n".join([
         "# Where do pseudo-labels pay?",
         f"`{shlex.join(['python', 'benchmarks/crossing.py', *args.folders])}`",
@@ -197,7 +202,7 @@ def main():
         "both networks; intervals are over other seeds and other test images. In the picture, a "
         "tick is one seed, and a hollow mark has only one.",
         "![gain](gain.png)", table(head, rows),
-        *(ceiling_of(title, *ceiling) for title, ceiling in ceilings.items()),
+        *(sentence_of(title, ceiling) for title, ceiling in ceilings.items() if title in series),
         "![accuracy](accuracy.png)"])
     (args.out / "README.md").write_text(text + "\n", encoding="utf-8")
     draw_gain(series, args.out / "gain.png")

@@ -189,8 +189,9 @@ def add_training(flags, log_dir):
                        help="default: the recipe's")
     flags.add_argument("--label-smoothing", type=SHARE, metavar="S", help="default: the recipe's")
     flags.add_argument("--averaging", type=number(float, 0, 0.9999), metavar="X",
-                       help="keep averaged weights, of which each step's are 1 - X (default: the "
-                       "recipe's; 0: none)")
+                       help="keep a running average of the weights, over about the last "
+                       "1 / (1 - X) steps: 0.98 is fifty (default: the recipe's; 0: the last "
+                       "weights)")
     flags.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto",
                        help="auto: bfloat16 with fast and sprint, where the GPU has it")
     flags.add_argument("--devices", choices=("one", "all"), default="one",

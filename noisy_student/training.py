@@ -66,7 +66,8 @@ def train(model, batches, held_out, run, optimizer, schedule=None, tensorboard=F
                       shuffle=False, validation_data=backend.validation_feed(*held_out, BATCH),
                       validation_batch_size=BATCH, verbose=1 if sys.stdout.isatty() else 0,
                       callbacks=callbacks)
-    # fit() has done so too, if it was needed. With averaged weights, they are the network now.
+    # Averaged weights become the network. fit() has done this; a resumed run with no epoch left has
+    # not.
     model.optimizer.finalize_variable_values(model.trainable_variables)
     save_network(model, run.path("model.keras"))
     return keeper.history, round(keeper.seconds, 1)
@@ -109,7 +110,7 @@ class Keeper(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        # Puts averaged weights into the network, and back again.
+        # Puts averaged weights into the network, and back again (with TensorFlow, to rounding).
         averages = model.optimizer.use_ema
         self.averages = keras.callbacks.SwapEMAWeights() if averages else keras.callbacks.Callback()
         self.averages.set_model(model)

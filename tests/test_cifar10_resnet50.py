@@ -124,6 +124,16 @@ def test_small_network_has_its_own_recipe_whose_rate_follows_the_batch(toy):
     assert recipe_of(data, *"--network small --recipe fast".split()).optimizer == "adamw"
 
 
+def test_an_average_that_is_still_the_first_step_is_refused(toy):
+    data = load_data(str(toy), 80)
+    words = "--network small --epochs 8 --steps-per-epoch 44 --averaging".split()
+    assert recipe_of(data, *words, "0.98").averaging == 0.98
+    # 0.991 ** 352 is 0.04.
+    assert recipe_of(data, *words, "0.991").averaging == 0.991
+    with pytest.raises(UserError, match="after 352 steps, 70 % of .*; at most 0.991 here"):
+        recipe_of(data, *words, "0.999")
+
+
 def test_precision_is_bfloat16_where_recipe_and_device_have_it(monkeypatch):
     assert backend.precision("auto", True) == "float32"
     monkeypatch.setattr(backend, "has_bfloat16", lambda: True)

@@ -18,7 +18,8 @@ def crossing():
 
 
 def test_a_series_has_the_gain_that_the_published_table_has(crossing, tmp_path):
-    series = crossing.load_series([ROOT / "results" / "real" / "runs"])
+    series, ceilings = crossing.load_series([ROOT / "results" / "real" / "runs"])
+    assert not ceilings
     (title, [point]), = series.items()
     labels, pair, answer = point
     assert (title, labels, sorted(pair[0])) == ("resnet, width 0.125", 500, [0, 1, 2])
@@ -31,15 +32,21 @@ def test_a_series_has_the_gain_that_the_published_table_has(crossing, tmp_path):
     assert crossing.draw_gain(series, tmp_path / "gain.png").exists()
 
 
-def test_a_noisy_teacher_alone_is_a_ceiling(crossing, tmp_path):
-    kept = ROOT / "results" / "real" / "runs" / "500-labels"
-    for seed in range(3):
-        shutil.copytree(kept / f"seed{seed}" / "noisy_teacher",
-                        tmp_path / "all" / f"seed{seed}" / "noisy_teacher")
-    assert crossing.load_ceilings([kept]) == {}
-    (title, (accuracy, seeds)), = crossing.load_ceilings([kept, tmp_path]).items()
-    # README.md: 48.39 ± 1.91.
-    assert (title, round(accuracy, 2), seeds) == ("resnet, width 0.125", 48.39, [0, 1, 2])
+def test_all_true_labels_are_the_ceiling_of_as_many_steps(crossing):
+    runs = ROOT / "results" / "crossing" / "runs"
+    series, ceilings = crossing.load_series([runs / "4000-labels", runs / "all-labels"])
+    assert set(series) == set(ceilings) == {"small, width 0.25"}
+    accuracy, seeds, steps = ceilings["small, width 0.25"]
+    # 68.75, 62.01 and 67.24 %.
+    assert (round(accuracy, 2), seeds, steps) == (66.0, [0, 1, 2], 352)
+
+
+def test_a_noisy_teacher_with_few_labels_is_no_ceiling(crossing, tmp_path):
+    kept = ROOT / "results" / "crossing" / "runs" / "1000-labels"
+    shutil.copytree(kept / "seed0" / "noisy_teacher", tmp_path / "seed0" / "noisy_teacher")
+    series, ceilings = crossing.load_series([kept, tmp_path])
+    (points,) = series.values()
+    assert len(points) == 1 and not ceilings
 
 
 def test_a_folder_without_the_two_cells_is_named(crossing, tmp_path):

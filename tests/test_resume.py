@@ -68,7 +68,7 @@ def test_training_that_is_killed_ends_as_if_it_had_not_been(toy, tmp_path, monke
 def test_other_backends_go_on_to_the_bit_too(backend, toy, tmp_path):
     pytest.importorskip(backend)
     # With one channel, a convolution of PyTorch's oneDNN writes past the end of its memory.
-    words = ["--data", toy, "--pseudo", "none", *TINY, "--width", 0.0625, "--averaging", 0.9,
+    words = ["--data", toy, "--pseudo", "none", *TINY, "--width", 0.0625, "--averaging", 0.1,
              "--log-dir"]
     kill_training("student", 0, 1, *words, tmp_path / "whole", backend=backend)
     kill_training("student", 2, 1, *words, tmp_path / "killed", backend=backend)
