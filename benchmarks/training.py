@@ -159,7 +159,10 @@ def plain_torch(network, batch, steps, precision, compiled):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     allow_tf32("torch", precision == "tf32")
     torch.backends.cudnn.benchmark = True
-    model = (small_in_torch if network.kind == "small" else resnet_in_torch)(network)
+    if network.kind == "small":
+        model = small_in_torch(network, one_batch(64)[0])
+    else:
+        model = resnet_in_torch(network)
     model.to(device, memory_format=torch.channels_last)
     forward = torch.compile(model) if compiled else model
     optimizer = optimizer_in_torch(model, network)
@@ -213,8 +216,11 @@ def resnet_in_torch(network):
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inside, 10))
 
 
-def small_in_torch(network):
-    """small_network.py's network: (batch, 3, 32, 32), 0..1 -> logits (batch, 10)."""
+def small_in_torch(network, images):
+    """small_network.py's network: (batch, 3, 32, 32), 0..1 -> logits (batch, 10).
+
+    images: uint8 (N, 32, 32, 3), what its first layer is whitened for.
+    """
     import torch
     from torch import nn
 
@@ -243,7 +249,7 @@ def small_in_torch(network):
             x = self.begin(x)
             return nn.functional.gelu(x + self.residual(x))
 
-    components, mean = principal_components(one_batch(64)[0])
+    components, mean = principal_components(images)
     kernel = np.concatenate([components, -components], axis=3)
     whiten = nn.Conv2d(3, kernel.shape[3], PATCH)
     whiten.weight.data = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
@@ -251,6 +257,8 @@ def small_in_torch(network):
     whiten.requires_grad_(False)
     filters = [round(network.width * full) for full in GROUPS]
     classifier = nn.Linear(filters[-1], 10, bias=False)
+    # As Keras' own layer begins.
+    nn.init.xavier_uniform_(classifier.weight)
 
     class Small(nn.Module):
         def __init__(self):
