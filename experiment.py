@@ -190,7 +190,7 @@ for labelled in CROSSING:
 # The ceiling: what the true label of every image teaches in as many steps.
 EXPERIMENTS["crossing-all"] = replace(
     EXPERIMENTS["crossing-250"], images=(), cells=("noisy_teacher",),
-    flags="--network small --width 0.25 --epochs 8 --steps-per-epoch 44",
+    flags=EXPERIMENTS["crossing-250"].flags.replace(" --num-labeled 250", ""),
     out="logs/crossing/all-labels", eval_flags="--out figures/crossing-all")
 # The same with averaged weights.
 for labelled in (250, 1000, 4000, "all"):
@@ -206,7 +206,7 @@ EXPERIMENTS["long-4000"] = replace(
     out="logs/long/4000-labels", eval_flags="--out figures/long-4000")
 EXPERIMENTS["long-all"] = replace(
     EXPERIMENTS["long-4000"], images=(), cells=("noisy_teacher",),
-    flags="--network small --averaging 0.98 --epochs 40 --steps-per-epoch 44",
+    flags=EXPERIMENTS["long-4000"].flags.replace(" --num-labeled 4000", ""),
     out="logs/long/all-labels", eval_flags="--out figures/long-all")
 EXPERIMENTS["demo_all"] = replace(
     EXPERIMENTS["demo"], cells=EIGHT, eval_flags=EXPERIMENTS["demo"].eval_flags

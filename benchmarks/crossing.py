@@ -119,9 +119,14 @@ def sentence_of(title, ceiling):
             "steps. This is about as far as pseudo-labels could lead.")
 
 
-def comparable(points):
-    """Which of a series are joined: what takes other steps is another experiment."""
-    return [n for n, point in enumerate(points) if point.steps == points[0].steps]
+def draw_points(axes, points, places, values, label, style):
+    """A mark for each Point, and a line through those of as many steps as the first.
+
+    What takes other steps is another experiment.
+    """
+    joined = [n for n, point in enumerate(points) if point.steps == points[0].steps]
+    axes.plot([places[n] for n in joined], [values[n] for n in joined], color=style["color"])
+    axes.plot(places, values, label=label, linestyle="none", **style)
 
 
 @figures.our_settings
@@ -134,9 +139,7 @@ def draw_gain(series, path):
         # Beside each other, where two networks have as many labels.
         places = [point.labels * 1.06**i for point in points]
         gains = [point.answer.points for point in points]
-        joined = comparable(points)
-        axes.plot([places[n] for n in joined], [gains[n] for n in joined], color=style["color"])
-        axes.plot(places, gains, label=title, linestyle="none", **style)
+        draw_points(axes, points, places, gains, title, style)
         for place, point in zip(places, points):
             answer = point.answer
             if len(answer.seeds) > 1:
@@ -156,13 +159,11 @@ def draw_accuracy(series, ceilings, path):
     """Both networks' accuracies against the number of labels, and what all labels would give."""
     figure, panels = figures.new_figure(3.2 * len(series), len(series), sharex=True)
     for axes, (title, points) in zip(panels, series.items()):
-        labels, joined = [point.labels for point in points], comparable(points)
+        labels = [point.labels for point in points]
         for i, name in enumerate(PAIR):
-            style, accuracies = figures.style(i), [point.accuracies[i] for point in points]
-            axes.plot(labels, accuracies, label=CELLS[name].title.split(":")[0], linestyle="none",
-                      **style)
-            axes.plot([labels[n] for n in joined], [accuracies[n] for n in joined],
-                      color=style["color"])
+            accuracies = [point.accuracies[i] for point in points]
+            draw_points(axes, points, labels, accuracies, CELLS[name].title.split(":")[0],
+                        figures.style(i))
         if title in ceilings:
             axes.axhline(ceilings[title].accuracy, color="black", linestyle=":",
                          label="all true labels, as many steps")

@@ -255,8 +255,9 @@ def tiny(flags):
     words = [] if "--network small" in flags else ["--depth", "14"]
     labelled = ["--num-labeled", "80"] if "--num-labeled" in flags else []
     kept = shlex.split(flags.partition(" --num-labeled")[0].partition(" --batch-size")[0])
+    # Two steps are too few for an average.
     return shlex.join([*kept, *words, *labelled, "--width", "0.0625", "--batch-size", "16",
-                       "--epochs", "1", "--steps-per-epoch", "2"])
+                       "--epochs", "1", "--steps-per-epoch", "2", "--averaging", "0"])
 
 
 # --- how long it takes ----------------------------------------------------------------------------
