@@ -199,6 +199,11 @@ for labelled in (250, 1000, 4000, "all"):
         experiment, flags=experiment.flags + " --averaging 0.98",
         out=experiment.out.replace("crossing", "averaged"),
         eval_flags=experiment.eval_flags.replace("crossing", "averaged"))
+# And at full width, with 4,000 labels: 11 minutes of two idle cores for a cell.
+EXPERIMENTS["averaged-4000-full"] = replace(
+    EXPERIMENTS["labels-4000"], cells=("noisy_teacher", "student_of_noisy"),
+    flags=EXPERIMENTS["labels-4000"].flags + " --averaging 0.98",
+    out="logs/averaged/4000-labels-full", eval_flags="--out figures/averaged-4000-full")
 # Five times the steps, at full width: do pseudo-labels pay with 4,000 labels then? For a GPU.
 EXPERIMENTS["long-4000"] = replace(
     EXPERIMENTS["labels-4000"], cells=("noisy_teacher", "student_of_noisy", "second_generation"),
