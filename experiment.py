@@ -67,10 +67,15 @@ CELLS = {
                                 "--noise input"),
     "student_model_noise": Cell("student, stochastic depth and dropout alone", "pseudo_of_noisy",
                                 "--noise model"),
+    "student_weaker_noise": Cell("student, weaker noise: RandAugment N 1, M 5", "pseudo_of_noisy",
+                                 "--augment-ops 1 --augment-magnitude 5"),
     "student_calibrated": Cell("student, calibrated teacher", "pseudo_calibrated"),
     "student_low_threshold": Cell("student, threshold 0.3", "pseudo_low_threshold"),
     "student_hard": Cell("student, hard labels", "pseudo_hard"),
     "student_unbalanced": Cell("student, classes not balanced", "pseudo_unbalanced"),
+    # What the weaker noise does alone.
+    "weaker_noise": Cell("labels alone, weaker noise: N 1, M 5", None,
+                         "--augment-ops 1 --augment-magnitude 5"),
 }
 FIVE = ("teacher", "noisy_teacher", "student_without_noise", "student", "student_of_noisy")
 SIX = tuple(CELLS)[:6]
@@ -95,6 +100,13 @@ QUESTIONS = {
     "Does leaving out dropout and stochastic depth help?": ("student_of_noisy",
                                                             "student_input_noise"),
     "Does leaving out noise on the images help?": ("student_of_noisy", "student_model_noise"),
+    "Does weaker noise help, on labels alone?": ("noisy_teacher", "weaker_noise"),
+    "Does weaker noise help the noisy teacher's student?": ("student_of_noisy",
+                                                            "student_weaker_noise"),
+    "Do a noisy teacher's pseudo-labels help, on top of weaker noise?": ("weaker_noise",
+                                                                         "student_weaker_noise"),
+    "Is a student under weaker noise better than its noisy teacher?": ("noisy_teacher",
+                                                                       "student_weaker_noise"),
     "Does calibrating the teacher help?": ("student_of_noisy", "student_calibrated"),
     "Does the paper's threshold of 0.3 help?": ("student_of_noisy", "student_low_threshold"),
     "Do hard labels help?": ("student_of_noisy", "student_hard"),
@@ -199,9 +211,11 @@ for labelled in (250, 1000, 4000, "all"):
         experiment, flags=experiment.flags + " --averaging 0.98",
         out=experiment.out.replace("crossing", "averaged"),
         eval_flags=experiment.eval_flags.replace("crossing", "averaged"))
-# And at full width, with 4,000 labels: 11 minutes of two idle cores for a cell.
+# And at full width, with 4,000 labels: 11 minutes of two idle cores for a cell. The student has many
+# more images to learn from than its teacher, and so less need of strong noise.
 EXPERIMENTS["averaged-4000-full"] = replace(
-    EXPERIMENTS["labels-4000"], cells=("noisy_teacher", "student_of_noisy"),
+    EXPERIMENTS["labels-4000"],
+    cells=("noisy_teacher", "student_of_noisy", "student_weaker_noise", "weaker_noise"),
     flags=EXPERIMENTS["labels-4000"].flags + " --averaging 0.98",
     out="logs/averaged/4000-labels-full", eval_flags="--out figures/averaged-4000-full")
 # Five times the steps, at full width: do pseudo-labels pay with 4,000 labels then? For a GPU.
