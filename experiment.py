@@ -211,8 +211,8 @@ for labelled in (250, 1000, 4000, "all"):
         experiment, flags=experiment.flags + " --averaging 0.98",
         out=experiment.out.replace("crossing", "averaged"),
         eval_flags=experiment.eval_flags.replace("crossing", "averaged"))
-# And at full width, with 4,000 labels: 11 minutes of two idle cores for a cell. The student has many
-# more images to learn from than its teacher, and so less need of strong noise.
+# And at full width, with 4,000 labels: 11 minutes of two idle cores for a cell. The student has
+# many more images to learn from than its teacher, and so less need of strong noise.
 EXPERIMENTS["averaged-4000-full"] = replace(
     EXPERIMENTS["labels-4000"],
     cells=("noisy_teacher", "student_of_noisy", "student_weaker_noise", "weaker_noise"),
