@@ -43,11 +43,14 @@ LABELS = {
     "pseudo_of_noisy": Labels("noisy_teacher"),
     # By student_of_noisy, not by student: the noisy teacher, its student, and the student's own.
     "pseudo_of_student": Labels("student_of_noisy"),
+    "pseudo_of_student_weaker": Labels("student_weaker_noise"),
     "pseudo_calibrated": Labels("noisy_teacher", "--calibrate"),
     "pseudo_low_threshold": Labels("noisy_teacher", "--threshold 0.3"),
     "pseudo_hard": Labels("noisy_teacher", "--hard"),
     "pseudo_unbalanced": Labels("noisy_teacher", "--no-balance"),
 }
+# Weaker than what a recipe takes, for a student that has many images to learn from.
+WEAKER_NOISE = "--augment-ops 1 --augment-magnitude 5"
 # The article's losses have the L2 term in them.
 CELLS = {
     "teacher": Cell("teacher: labels alone, no noise", None, "--noise none", (0.8839, 0.8177)),
@@ -68,14 +71,15 @@ CELLS = {
     "student_model_noise": Cell("student, stochastic depth and dropout alone", "pseudo_of_noisy",
                                 "--noise model"),
     "student_weaker_noise": Cell("student, weaker noise: RandAugment N 1, M 5", "pseudo_of_noisy",
-                                 "--augment-ops 1 --augment-magnitude 5"),
+                                 WEAKER_NOISE),
+    "second_generation_weaker": Cell("second generation, weaker noise",
+                                     "pseudo_of_student_weaker", WEAKER_NOISE),
     "student_calibrated": Cell("student, calibrated teacher", "pseudo_calibrated"),
     "student_low_threshold": Cell("student, threshold 0.3", "pseudo_low_threshold"),
     "student_hard": Cell("student, hard labels", "pseudo_hard"),
     "student_unbalanced": Cell("student, classes not balanced", "pseudo_unbalanced"),
     # What the weaker noise does alone.
-    "weaker_noise": Cell("labels alone, weaker noise: N 1, M 5", None,
-                         "--augment-ops 1 --augment-magnitude 5"),
+    "weaker_noise": Cell("labels alone, weaker noise: N 1, M 5", None, WEAKER_NOISE),
 }
 FIVE = ("teacher", "noisy_teacher", "student_without_noise", "student", "student_of_noisy")
 SIX = tuple(CELLS)[:6]
@@ -107,11 +111,17 @@ QUESTIONS = {
                                                                          "student_weaker_noise"),
     "Is a student under weaker noise better than its noisy teacher?": ("noisy_teacher",
                                                                        "student_weaker_noise"),
+    "Does a second generation help, under weaker noise?": ("student_weaker_noise",
+                                                           "second_generation_weaker"),
+    "Are two generations better than the first noisy teacher?": ("noisy_teacher",
+                                                                 "second_generation_weaker"),
     "Does calibrating the teacher help?": ("student_of_noisy", "student_calibrated"),
     "Does the paper's threshold of 0.3 help?": ("student_of_noisy", "student_low_threshold"),
     "Do hard labels help?": ("student_of_noisy", "student_hard"),
     "Does leaving classes unbalanced help?": ("student_of_noisy", "student_unbalanced"),
 }
+
+
 def title(name):
     """What tables call a cell: a folder's own name, where it is none of CELLS."""
     return CELLS[name].title if name in CELLS else name
@@ -204,24 +214,31 @@ EXPERIMENTS["crossing-all"] = replace(
     EXPERIMENTS["crossing-250"], images=(), cells=("noisy_teacher",),
     flags=EXPERIMENTS["crossing-250"].flags.replace(" --num-labeled 250", ""),
     out="logs/crossing/all-labels", eval_flags="--out figures/crossing-all")
-# The same with averaged weights.
+# The same with averaged weights: about the last fifty steps' mean.
+AVERAGED = "--averaging 0.98"
 for labelled in (250, 1000, 4000, "all"):
     experiment = EXPERIMENTS[f"crossing-{labelled}"]
     EXPERIMENTS[f"averaged-{labelled}"] = replace(
-        experiment, flags=experiment.flags + " --averaging 0.98",
+        experiment, flags=f"{experiment.flags} {AVERAGED}",
         out=experiment.out.replace("crossing", "averaged"),
         eval_flags=experiment.eval_flags.replace("crossing", "averaged"))
 # And at full width, with 4,000 labels: 11 minutes of two idle cores for a cell. The student has
 # many more images to learn from than its teacher, and so less need of strong noise.
 EXPERIMENTS["averaged-4000-full"] = replace(
     EXPERIMENTS["labels-4000"],
-    cells=("noisy_teacher", "student_of_noisy", "student_weaker_noise", "weaker_noise"),
-    flags=EXPERIMENTS["labels-4000"].flags + " --averaging 0.98",
+    cells=("noisy_teacher", "student_of_noisy", "student_weaker_noise",
+           "second_generation_weaker", "weaker_noise"),
+    flags=f"{EXPERIMENTS['labels-4000'].flags} {AVERAGED}",
     out="logs/averaged/4000-labels-full", eval_flags="--out figures/averaged-4000-full")
+# Every label, at full width: 65 minutes of two idle cores for a cell.
+EXPERIMENTS["averaged-all-full"] = replace(
+    EXPERIMENTS["all-labels"], cells=("flip_and_crop", "noisy_teacher", "weaker_noise"),
+    flags=f"--network small --epochs 24 {AVERAGED}",
+    out="logs/averaged/all-labels-full", eval_flags="--out figures/averaged-all-full")
 # Five times the steps, at full width: do pseudo-labels pay with 4,000 labels then? For a GPU.
 EXPERIMENTS["long-4000"] = replace(
     EXPERIMENTS["labels-4000"], cells=("noisy_teacher", "student_of_noisy", "second_generation"),
-    flags="--network small --averaging 0.98 --num-labeled 4000 --epochs 40 --steps-per-epoch 44",
+    flags=f"--network small {AVERAGED} --num-labeled 4000 --epochs 40 --steps-per-epoch 44",
     out="logs/long/4000-labels", eval_flags="--out figures/long-4000")
 EXPERIMENTS["long-all"] = replace(
     EXPERIMENTS["long-4000"], images=(), cells=("noisy_teacher",),
