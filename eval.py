@@ -68,7 +68,7 @@ class Answer:
 
     @property
     def shown(self):
-        """Whether the interval is off zero. One seed shows nothing about a method."""
+        """Whether the interval does not include 0. One seed shows nothing about a method."""
         return len(self.seeds) > 1 and (self.low > 0 or self.high < 0)
 
     def __str__(self):

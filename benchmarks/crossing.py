@@ -1,13 +1,13 @@
-"""Where do pseudo-labels pay? What a noisy teacher's student gains, by the number of labels.
+"""Where do pseudo-labels pay? What a noisy teacher's labels add, by the number of true ones.
 
     python experiment.py run crossing-250        # and crossing-500, ... crossing-all
     python experiment.py run averaged-250        # and averaged-1000, -4000 and -all
     python benchmarks/crossing.py logs/crossing logs/averaged
 
-All experiments below the folders that have a noisy teacher and its student are read, and drawn as
-one series for each network. One with a noisy teacher alone is the ceiling: crossing-all has the
-true label of every image, in as many steps. What a folder's own notes.md says goes into the page.
-Trains nothing.
+All experiments below the folders that have both networks of one of PAIRS are read, and drawn as
+one series for each kind of network. One with a noisy teacher alone is the ceiling: crossing-all has
+the true label of every image, in as many steps. What a folder's own notes.md says goes into the
+page. Trains nothing.
 
 Writes results/crossing/README.md, gain.png and accuracy.png
 """
@@ -26,12 +26,14 @@ from noisy_student import figures
 from noisy_student.cells import load_cells
 from noisy_student.files import UserError, run_script
 
-PAIR = ("noisy_teacher", "student_of_noisy")
+# Labels alone, and with pseudo-labels under the same noise. A series' name ends so.
+PAIRS = {"": ("noisy_teacher", "student_of_noisy"),
+         ", weaker noise": ("weaker_noise", "student_weaker_noise")}
 
 
 class Point(NamedTuple):
-    """One experiment: its number of labels, the cells of PAIR, {seed: Measured} each, and by how
-    much the second is better.
+    """One experiment: its number of labels, the cells of one of PAIRS, {seed: Measured} each, and
+    by how much the second is better.
     """
 
     labels: int
@@ -40,7 +42,7 @@ class Point(NamedTuple):
 
     @property
     def run(self):
-        """A training of the noisy teacher."""
+        """A training with labels alone."""
         return self.pair[0][self.answer.seeds[0]].run
 
     @property
@@ -70,18 +72,20 @@ def load_series(folders):
     """
     series, ceilings = {}, {}
     for folder in folders:
-        teachers = pathlib.Path(folder).rglob(f"seed*/{PAIR[0]}/history.csv")
+        teachers = pathlib.Path(folder).rglob("seed*/noisy_teacher/history.csv")
         for experiment in sorted({path.parents[2] for path in teachers}):
             cells = load_cells([experiment], CELLS, LABELS)[0]
-            teacher, student = (cells.get(name, {}) for name in PAIR)
-            answer = contrast("", (-1, 1), [teacher, student]) if teacher and student else None
-            if answer:
-                run = teacher[answer.seeds[0]].run
-                # Without those that validate.
-                labels = run.results.get("images") or run.arguments["num_labeled"]
-                point = Point(labels, [teacher, student], answer)
-                series.setdefault(network_of(run), []).append(point)
-            elif teacher and not student:
+            for ending, names in PAIRS.items():
+                pair = [cells.get(name, {}) for name in names]
+                answer = contrast("", (-1, 1), pair) if all(pair) else None
+                if answer:
+                    run = pair[0][answer.seeds[0]].run
+                    # Without those that validate.
+                    labels = run.results.get("images") or run.arguments["num_labeled"]
+                    series.setdefault(network_of(run) + ending, []).append(
+                        Point(labels, pair, answer))
+            teacher = cells.get("noisy_teacher", {})
+            if teacher and len(cells) == 1:
                 run = next(iter(teacher.values())).run
                 if run.arguments["num_labeled"] is None:
                     accuracy = 100 * np.mean([each.accuracy for each in teacher.values()])
@@ -132,7 +136,7 @@ def draw_points(axes, points, places, values, label, style):
 @figures.our_settings
 def draw_gain(series, path):
     """The gain against the number of labels, with intervals where there are several seeds."""
-    figure, (axes,) = figures.new_figure(4)
+    figure, (axes,) = figures.new_figure(3.7 + 0.23 * len(series))
     axes.axhline(0, color="black", linewidth=1)
     for i, (title, points) in enumerate(series.items()):
         style = figures.style(i)
@@ -150,20 +154,23 @@ def draw_gain(series, path):
     axes.set(xscale="log", xlabel="images with a label",
              ylabel="points that pseudo-labels add\non top of noise")
     label_ticks(axes, series)
-    axes.legend()
+    figure.legend(loc="outside upper left")
     return figures.save(figure, path)
 
 
 @figures.our_settings
 def draw_accuracy(series, ceilings, path):
-    """Both networks' accuracies against the number of labels, and what all labels would give."""
+    """Both networks' accuracies against the number of labels, and what all labels would give.
+
+    Series of one number of labels are left out where others have several.
+    """
+    series = {title: points for title, points in series.items() if len(points) > 1} or series
     figure, panels = figures.new_figure(3.2 * len(series), len(series), sharex=True)
     for axes, (title, points) in zip(panels, series.items()):
         labels = [point.labels for point in points]
-        for i, name in enumerate(PAIR):
+        for i, name in enumerate(("labels alone", "with pseudo-labels")):
             accuracies = [point.accuracies[i] for point in points]
-            draw_points(axes, points, labels, accuracies, CELLS[name].title.split(":")[0],
-                        figures.style(i))
+            draw_points(axes, points, labels, accuracies, name, figures.style(i))
         if title in ceilings:
             axes.axhline(ceilings[title].accuracy, color="black", linestyle=":",
                          label="all true labels, as many steps")
@@ -188,17 +195,18 @@ def main():
     args = parser.parse_args()
     series, ceilings = load_series(args.folders)
     rows = [row_of(title, point) for title, points in series.items() for point in points]
-    head = ["network", "labels", "seeds", "noisy teacher, %", "its student, %",
-            "student less teacher", "steps", "images seen", "images seen / labels"]
+    head = ["network", "labels", "seeds", "labels alone, %", "with pseudo-labels, %",
+            "what pseudo-labels add", "steps", "images seen", "images seen / labels"]
     args.out.mkdir(parents=True, exist_ok=True)
     notes = [pathlib.Path(folder, "notes.md") for folder in args.folders]
     notes = [path.read_text(encoding="utf-8").strip() for path in notes if path.exists()]
     text = "\n\n".join([
         "# Where do pseudo-labels pay?",
         f"`{shlex.join(['python', 'benchmarks/crossing.py', *args.folders])}`",
-        "A noisy teacher labels images, and its student learns from them under the same noise. By "
-        "how many points is the student better than the teacher? Both see the same number of "
-        "images; of the student's, a quarter are labelled ones.", *notes,
+        "A network that was trained under noise labels images. A student learns from them and from "
+        "the labelled images, under noise. By how many points is it better than a network that has "
+        "the labelled images alone, under the same noise, and sees as many images? Of the "
+        "student's, a quarter are labelled ones.", *notes,
         "Labels are counted without those of validation images. Means are over the seeds that have "
         "both networks; intervals are over other seeds and other test images. In the picture, a "
         "tick is one seed, and a hollow mark has only one.",

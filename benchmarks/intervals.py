@@ -10,6 +10,7 @@ it is 0.2 to 2.4.
 Writes results/benchmarks/intervals.md
 """
 
+import argparse
 import itertools
 
 import numpy as np
@@ -84,6 +85,8 @@ def rows(difference):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__,
+                            formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     head = ["seeds", "interval over", *(f"sd {deviation:g}" for deviation in DEVIATIONS)]
     write("intervals", "How often is a difference shown?",
           f"Of {DRAWS:,} drawn experiments each, in %, with {IMAGES:,} test images; sd: standard "

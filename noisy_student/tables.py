@@ -10,16 +10,18 @@ from noisy_student.data import CIFAR10
 from noisy_student.files import printable
 
 ANSWERS_SAY = (
-    "Differences of accuracy, in points, with 95 % intervals over other seeds and other test "
-    "images (Student's t, widened by the images that all seeds share). 'Shown' is a difference "
-    "whose interval is off zero. 'Not shown' is not 'no effect': the interval tells how large one "
-    "may still be. One seed shows nothing about a method: its interval is over test images alone. "
-    "Each interval misses the truth one time in twenty, so of ten questions whose true answer is "
-    "'nothing', one is called shown in every second such table; 'with Holm too' marks the answers "
-    "that stand together, with one chance in twenty that any of them is wrong in this way. "
-    "McNemar's exact p is about these networks alone, the largest of the seeds. The last three, "
-    "where they are there, are the 2x2's: what noise and pseudo-labels do, averaged over the other "
-    "of the two, and what pseudo-labels add under noise less what they add without.")
+    "Each answer is a difference of accuracies, in points, with its 95 % interval over other seeds "
+    "and other test images (Student's t, widened by the images that all seeds share). It is shown "
+    "if that interval does not include 0. 'Not shown' does not mean 'no effect': the interval says "
+    "how large one may still be. One seed shows nothing about a method, since its interval is over "
+    "test images alone. An interval misses the truth one time in twenty, so where the truth is "
+    "'nothing' ten times, two tables in five have an answer that is shown all the same. 'With Holm "
+    "too' marks the answers that stand together: in nineteen tables of twenty, none of them is "
+    "wrong in this way. McNemar's exact p is about these very networks; the largest of all seeds "
+    "stands here.")
+EFFECTS_SAY = (
+    " The last three are about the two by two of noise and pseudo-labels: what either does, "
+    "averaged over the other, and what pseudo-labels add under noise less what they add without.")
 
 
 def mean(cell, what, scale=1.0, digits=2):
@@ -36,7 +38,7 @@ def tables(cells, known, title, answers, effects, labellings, robust):
         cells: {name: {seed: Measured}}. known: experiment.py's CELLS. title: of a cell by its
             name. robust: tables of step 6, which stand in the middle.
     """
-    text = {"The answers": answer_table(answers + effects),
+    text = {"The answers": answer_table(answers, effects),
             "The cells": cell_table(cells, known, title),
             "The classes": class_table(cells),
             "Calibration": calibration_table(cells, title), **robust}
@@ -46,15 +48,15 @@ def tables(cells, known, title, answers, effects, labellings, robust):
     return text
 
 
-def answer_table(answers):
+def answer_table(answers, effects):
     head = ["question", "answer", "seed", "each seed", "p", "McNemar's p"]
     rows = []
-    for answer in answers:
+    for answer in answers + effects:
         rows.append([answer.question, str(answer), ", ".join(map(str, answer.seeds)),
                      ", ".join(f"{value:+.1f}" for value in answer.per_seed),
                      f"{answer.p:.2g}" if len(answer.seeds) > 1 else "-",
                      f"{max(answer.mcnemar):.2g}" if answer.mcnemar else "-"])
-    return ANSWERS_SAY, head, rows
+    return ANSWERS_SAY + EFFECTS_SAY * bool(effects), head, rows
 
 
 def accuracy(cell):
