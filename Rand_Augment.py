@@ -33,7 +33,8 @@ from noisy_student.images import FORMATS
 
 # What a turned or shifted image leaves uncovered. Article: 128, which is dark red. Here: grey.
 GREY = (128, 128, 128)
-# Level 0..9 is 1/10..10/10 of an operation's strongest effect; no level does nothing.
+# Level 0 is a tenth of an operation's strongest effect, and 9 all of it, so that even level 0 does
+# something. autocontrast and equalize have one strength; posterize keeps whole bits.
 LEVELS = 10
 
 

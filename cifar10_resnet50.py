@@ -36,7 +36,7 @@ from noisy_student.training import predict, train
 from small_network import build_small, whiten
 
 # --- the recipe -----------------------------------------------------------------------------------
-# How a network is trained. Flags of the same name change most values; the others change here.
+# How a network is trained. Some values have a flag of the same name; the others change here.
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class Recipe:
     averaging: float = None
     # Computes in bfloat16 where the GPU can; weights stay float32.
     bfloat16: bool = False
-    # Mirrored and shifted images, which the article does not have: see step 4.
+    # Mirrored and shifted images, which the article does not have: "never", "with-noise" or
+    # "always". For step 4 alone, since step 1 takes the images as they are.
     flip_and_crop: str = "never"
 
 
@@ -89,17 +90,18 @@ RECIPES = {
     "fast": Recipe(batch_size=64, epochs=30, learning_rate=3e-3, optimizer="adamw",
                    weight_decay=0.02, schedule="one_cycle", bn_momentum=0.9, bfloat16=True,
                    flip_and_crop="with-noise"),
-    # For the small network. KellerJordan/cifar10-airbench has a rate of 1.5 for 1,024 images, and a
-    # decay of 0.0153 a step: 0.0153 / 1.5 here, where the decay is times the rate. (PyTorch's
-    # momentum makes that 0.0133 there.) Not airbench's: batch, epochs, and biases without decay.
+    # For the small network, after KellerJordan/cifar10-airbench: a rate of 1.5 for 1,024 images,
+    # and a decay of 0.0153 a step, which is 0.0153 / 1.5 here, since Keras multiplies it by the
+    # rate. (In PyTorch the decay goes through the momentum, and 0.0133 is what comes out.) Batch,
+    # epochs, and biases without decay are not airbench's.
     "sprint": Recipe(batch_size=512, epochs=20, learning_rate=0.75, scale_rate=True,
                      optimizer="sgd", momentum=0.85, weight_decay=0.0102, not_decayed=("beta",),
                      schedule="triangle", label_smoothing=0.2, bn_momentum=0.9, bfloat16=True,
                      flip_and_crop="with-noise"),
 }
-# So much of averaged weights may be those of the first step.
+# The first step's weights may be at most this share of the average.
 FIRST_STEP_MOST = 0.05
-# The article's epochs before ReduceLROnPlateau and EarlyStopping join.
+# The share of the article's epochs that are over when ReduceLROnPlateau and EarlyStopping join.
 CONSTANT_SHARE = 250 / 300
 # The triangle's rate: 0.2 of the peak at the first step, the peak after 0.23 of all steps, 0.07 of
 # the peak at the end. The numbers are airbench's.
@@ -369,6 +371,8 @@ def my_eval(model, x, t, probabilities=None):
 def fit_and_finish(model, batches, data, recipe, run, images, tensorboard=False):
     """Trains, then reads the test images, once, and keeps what the network says about them.
 
+    With --validation test, which is the article's choice, they are read after every epoch, too.
+
     Args:
         images: how many different images there are to learn from.
         batches: batches(k) yields batch k and all that come after it, without end, so that a
@@ -396,6 +400,9 @@ def main(args):
     data = load_data(args.data, args.num_labeled, args.validation, args.seed)
     print(data)
     recipe = recipe_of(vars(args), len(data.train))
+    if recipe.flip_and_crop == "always":
+        raise UserError(f"--recipe {args.recipe}: flips and crops always, and step 1 never does. "
+                        "python data_generator.py --pseudo none --noise none does")
     precision = backend.precision(args.precision, recipe.bfloat16)
     chosen = {**vars(args), **asdict(recipe), "precision": precision}
     # What the same command must find unchanged, where it meets a run.

@@ -5,8 +5,9 @@
     python data_generator.py --pseudo none --log-dir logs/noisy_teacher
 
 With step 1's teacher these are four cells of the experiment, which step 5 knows by their folders'
-names: with and without pseudo-labels (logs/pseudo), with and without noise. --noise input is
-RandAugment alone, --noise model is stochastic depth and dropout alone.
+names: with and without pseudo-labels (logs/pseudo), with and without noise. --noise input is the
+noise on the images alone: RandAugment and, with the recipes fast and sprint, flip and crop. --noise
+model is stochastic depth and dropout alone.
 
 Reads   the data set of step 1, logs/pseudo/ (step 2)
 Writes  logs/student/   the same files as step 1, and batch.png: what the student is shown
@@ -195,9 +196,12 @@ def main(args):
 
         # The training, with the noise on the image
         steps = recipe.epochs * recipe.steps_per_epoch
+        shown = steps * recipe.batch_size
         images = len(labelled_rows) + len(pseudo_rows)
-        print(f"{steps:,} steps of {recipe.batch_size}: "
-              f"{steps * recipe.batch_size / images:.1f} passes over {images:,} images")
+        passes = f"{shown / images:.1f} passes over {images:,} images"
+        if args.labeled_share:
+            passes += f", {args.labeled_share * shown / len(labelled_rows):.1f} over the labelled"
+        print(f"{steps:,} steps of {recipe.batch_size}: {passes}")
         different = len(labelled_rows) + len(np.unique(pseudo_rows))
         fit_and_finish(student, batches, data, recipe, run, different, args.tensorboard)
     if args.pseudo == "none":

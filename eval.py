@@ -9,7 +9,8 @@ experiment.py is a difference between two cells: how large it is, how sure that 
 in words.
 
 Reads   finished runs of steps 1 and 4 (and 2, for what the pseudo-labels were: those that lie
-        beside their student are found); with --report the data set, for some test images
+        beside their student are found); the data set, for --report's test images, and for what
+        step 6 asks
 Writes  figures/   results.md, results.json (the tables and the answers) and pictures;
         --report   all of it in one page
 """
@@ -63,7 +64,7 @@ class Answer:
     per_seed: list
     # McNemar's exact p of each seed's networks; empty for what is not a difference of two.
     mcnemar: list
-    # Whether it stands together with the other answers of its table.
+    # Whether it is still shown after Holm's correction for all answers of its table.
     holm: bool = False
 
     @property
@@ -71,15 +72,25 @@ class Answer:
         """Whether the interval does not include 0. One seed shows nothing about a method."""
         return len(self.seeds) > 1 and (self.low > 0 or self.high < 0)
 
+    def interval(self, sign):
+        """The interval in words: tenths of points, and hundredths of what would read as 0.
+
+        Args:
+            sign: "+" writes that of positive numbers, too; "-" does not.
+        """
+        bounds = [f"{bound:{sign}.{2 if abs(bound) < 0.05 else 1}f}"
+                  for bound in (self.low, self.high)]
+        return " to ".join(bounds)
+
     def __str__(self):
-        signed = f"{self.points:+.1f} points ({self.low:+.1f} to {self.high:+.1f})"
+        signed = f"{self.points:+.1f} points ({self.interval('+')})"
         if len(self.seeds) == 1:
             return f"one seed, so nothing is shown: these networks differ by {signed}"
         if not self.shown:
             return f"not shown: {signed}"
         stands = ", with Holm too" if self.holm else ""
         if self.points > 0:
-            return f"yes, by {self.points:.1f} points ({self.low:.1f} to {self.high:.1f}){stands}"
+            return f"yes, by {self.points:.1f} points ({self.interval('-')}){stands}"
         return f"no, the opposite: {signed}{stands}"
 
 
@@ -133,7 +144,7 @@ def ask(cells):
         four = [cells[name] for name in TWO_BY_TWO]
         effects = [contrast(name, weights, four) for name, weights in EFFECTS.items()]
     answers, effects = ([answer for answer in some if answer] for some in (answers, effects))
-    # One seed answers no question, and makes no other answer less sure.
+    # Answers of one seed show nothing, and do not count in Holm's correction.
     asked = [answer for answer in answers + effects if len(answer.seeds) > 1]
     for answer, stands in zip(asked, holm([answer.p for answer in asked])):
         answer.holm = stands

@@ -92,8 +92,8 @@ def calibrate(teacher, data):
 #
 # A confident label is more often right, and a wrong one teaches the student a mistake. But one
 # threshold for all classes keeps few images of those that the teacher is seldom sure of, and the
-# student then hardly meets them: a share of each class keeps them all. A cap bounds what is kept
-# of the commonest ones.
+# student then hardly meets them. A share of each class keeps some of every class, unless that has
+# hardly any. A cap bounds what is kept of the commonest ones.
 
 
 @dataclass(frozen=True)

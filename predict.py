@@ -41,6 +41,8 @@ def main(args):
             images[path], reasons[path] = read_image(path), None
         except UserError as error:
             reasons[path] = f"left out: {error}"
+    if not reasons:
+        raise UserError(f"{', '.join(args.images)}: no image there")
     x = np.stack(list(images.values())) if images else None
     answers = [dict(zip(images, predict(run.model(), x))) if images else {} for run in networks]
     rows = []

@@ -14,8 +14,8 @@ on many more images than have labels. So the student should stand changes that i
 question is whether it stands others, too: the tables tell the two apart.
 
 Reads   finished runs of steps 1 and 4, and a folder in CIFAR-10-C's layout
-Writes  figures/   robustness.md and robustness.png; what a network answered is kept in its run
-        folder, where eval.py finds it when it is given the same flags
+Writes  figures/   robustness.md, and robustness.png unless --shifted stands alone; what a network
+        answered is kept in its run folder, where eval.py finds it when it is given the same flags
 """
 
 from noisy_student import arguments
@@ -44,7 +44,8 @@ from noisy_student.training import predict
 # Corruptions that operations of Rand_Augment.py resemble: a student under noise has practised them.
 # brightness, contrast and saturate are its brightness, contrast and color by other formulas; its
 # sharpness, the weak way, is a 3x3 blur; rotate, shear and translate are affine maps. Noise, JPEG
-# and clouds are new to it. (zoom_blur and pixelate soften too; the line is ours.)
+# and fog are new to it. (motion_blur, glass_blur, zoom_blur and pixelate soften, too, and count as
+# new: where to draw the line is our choice.)
 LIKE_RANDAUGMENT = ("brightness", "contrast", "saturate", "defocus_blur", "gaussian_blur",
                     "elastic_transform")
 # How far FGSM moves each value of a pixel, of 255: 1 is the least that a file can hold, 16 is easy
@@ -195,14 +196,15 @@ def make_tests(data, corrupted=None, adversarial=False, shifted=(), most=None):
         most: at most this many images of each severity, and under attack.
     """
     tests = {}
+    # Who changes a test in this file gets its own numbers, not those that are kept.
     if corrupted:
         images = robust_data.load_corrupted(corrupted, data, most)
-        tests["corrupted"] = Test(images.key, lambda model: corruption_errors(model, images),
+        key = sha256(images.key.encode(), __file__)
+        tests["corrupted"] = Test(key, lambda model: corruption_errors(model, images),
                                   mean_corruption_error)
     if adversarial:
         rows = figures.spaced(len(data.y_test), most or ADVERSARIAL_IMAGES)
         x, t = data.x_test[rows], data.one_hot(data.y_test[rows])
-        # Who changes an attack in this file gets its own numbers, not those that are kept.
         tests["adversarial"] = Test(sha256(x, t, __file__), lambda model: attack(model, x, t),
                                     accuracy_by_attack)
     for folder in shifted:

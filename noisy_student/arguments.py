@@ -332,7 +332,7 @@ def student(doc, argv=None):
     flags.add_argument("--augment-magnitude", type=number(int, 1, 10), default=10, metavar="M",
                        help="RandAugment's M (10)")
     flags.add_argument("--flip-and-crop", choices=("never", "with-noise", "always"),
-                       help="default: with-noise in the fast recipe, never in the article's")
+                       help="default: with-noise (recipes fast and sprint), never (article)")
     add_model_noise(flags)
     add_training(flags, log_dir="logs/student")
     return parse_with_network(flags, argv)

@@ -282,7 +282,7 @@ def save_labels(run, rule, kept, index, record, temperature):
                kept_per_class=np.bincount(hard, minlength=len(class_names)).tolist(),
                balanced_per_class=np.bincount(hard[index], minlength=len(class_names)).tolist(),
                audit=record.audit.summary())
-    print(record.audit.describe(class_names, hard, index, calibrated=temperature != 1))
+    print(record.audit.describe(class_names, hard, index, rule.share, temperature != 1))
     if missing := without_label(hard, class_names):
         print(f"warning: no pseudo-label for {missing}; the student goes on with the "
               "other classes (--require-all-classes makes this an error)")
@@ -320,7 +320,7 @@ def load_pseudo(folder, data):
         raise UserError(f"{folder}: holds no pseudo-labels but what {run.script} made")
     if not run.results["kept"]:
         raise UserError(f"{folder}: keeps no image; it is there to be merged with others")
-    # Neither is known of a teacher that was not trained here.
+    # Of a teacher that was not trained here, neither data nor split is known: both checks pass.
     ours = data.lineage()
     theirs = {**ours, **run.made_from}
     if theirs["data_sha256"] != ours["data_sha256"]:

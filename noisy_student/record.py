@@ -138,10 +138,15 @@ class Audit:
         return {"uncalibrated": self.uncalibrated.summary(),
                 "above_threshold": self.above.summary(), "kept": self.kept.summary()}
 
-    def describe(self, class_names, hard, index, calibrated):
-        """The article's counts per class, before and after balancing, and how right they are."""
-        lines = [f"above the threshold: {self.above}", f"kept: {self.kept}"]
-        if calibrated:
+    def describe(self, class_names, hard, index, share, calibrated):
+        """The article's counts per class, before and after balancing, and how right they are.
+
+        Args:
+            share: of each class that is kept, in place of a threshold; or None.
+        """
+        lines = [f"{'labelled' if share else 'above the threshold'}: {self.above}",
+                 f"kept: {self.kept}"]
+        if calibrated and not share:
             lines.insert(0, f"above the threshold without calibration: {self.uncalibrated}")
         known = self.kept.count.any()
         lines.append(f"{'class':12}   kept  balanced" + ("  precision  recall" if known else ""))

@@ -134,6 +134,13 @@ def test_an_average_that_is_still_the_first_step_is_refused(toy):
         recipe_of(data, *words, "0.999")
 
 
+def test_a_recipe_that_always_flips_is_not_for_step_1(toy, tmp_path, monkeypatch):
+    always = replace(step1.RECIPES["article"], flip_and_crop="always")
+    monkeypatch.setitem(step1.RECIPES, "article", always)
+    with pytest.raises(UserError, match="^--recipe article: flips and crops always"):
+        train_teacher("--data", toy, "--num-labeled", 80, *TINY, "--log-dir", tmp_path / "t")
+
+
 def test_precision_is_bfloat16_where_recipe_and_device_have_it(monkeypatch):
     assert backend.precision("auto", True) == "float32"
     monkeypatch.setattr(backend, "has_bfloat16", lambda: True)

@@ -119,6 +119,9 @@ def test_two_by_two_by_hand(tmp_path):
     (2.1, 1.6, 2.7, 2, False, "yes, by 2.1 points (1.6 to 2.7)"),
     (-2.1, -2.7, -1.6, 3, False, "no, the opposite: -2.1 points (-2.7 to -1.6)"),
     (0.3, -0.4, 1.0, 2, False, "not shown: +0.3 points (-0.4 to +1.0)"),
+    # What is just off 0 does not read as 0.
+    (0.4, 0.02, 0.8, 3, False, "yes, by 0.4 points (0.02 to 0.8)"),
+    (-0.4, -0.8, -0.02, 3, False, "no, the opposite: -0.4 points (-0.8 to -0.02)"),
     (2.1, 1.6, 2.7, 1, False, "one seed, so nothing is shown: these networks differ by "
                               "+2.1 points (+1.6 to +2.7)")])
 def test_answers_in_words(points, low, high, seeds, holm, words):

@@ -106,6 +106,10 @@ def test_predict_names_what_the_network_finds_most_probable(student, toy, tmp_pa
     assert out.splitlines()[1] == f"{notes}: left out: not an image"
     assert "absent.png: left out: " in out and "No such file" in out
     assert ask(notes) == (1, f"{notes}: left out: not an image\n")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UserError, match=f"^{empty}: no image there$"):
+        ask(empty)
 
 
 def test_predict_asks_several_networks_about_a_folder(student, teacher, toy, capsys):

@@ -165,7 +165,7 @@ def test_the_first_screen_has_the_intervals_of_published_tables():
     tables = "".join((RESULTS / path).read_text(encoding="utf-8") for path in (
         "crossing/README.md", "real/500-labels/results.md", "gpu/all-labels/results.md",
         "gpu/labels-4000/results.md", "labels-4000/results.md"))
-    intervals = re.findall(r"([-+]?\d+\.\d) to ([-+]?\d+\.\d)", said)
+    intervals = re.findall(r"([-+]?\d+\.\d+) to ([-+]?\d+\.\d+)", said)
     assert len(intervals) > 5
     for low, high in intervals:
         assert f"({low} to {high})" in tables

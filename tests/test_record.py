@@ -79,7 +79,8 @@ def test_audit_counts_by_hand():
         "above_threshold": {"kept": 4, "truth_known": 3, "right": 2,
                             "precision": pytest.approx(2 / 3), "recall": 0.5},
         "kept": {"kept": 3, "truth_known": 2, "right": 1, "precision": 0.5, "recall": 0.25}}
-    lines = audit.describe(NAMES, np.array([0, 1, 1]), np.array([0, 0, 1, 2]), True).splitlines()
+    lines = audit.describe(NAMES, np.array([0, 1, 1]), np.array([0, 0, 1, 2]), None,
+                           True).splitlines()
     assert lines[0].startswith("above the threshold without calibration: 5, 33.3 % of the 3 whose")
     assert lines[1].startswith("above the threshold: 4, 66.7 %")
     assert [line.split() for line in lines[4:]] == [
@@ -88,7 +89,10 @@ def test_audit_counts_by_hand():
     unknown = record.Audit(3, 0.5)
     unknown.keep([0, 0], [None, None])
     assert unknown.summary()["kept"]["precision"] is None
-    assert "precision" not in unknown.describe(NAMES, np.array([0, 0]), np.array([0, 1]), False)
+    hard, index = np.array([0, 0]), np.array([0, 1])
+    assert "precision" not in unknown.describe(NAMES, hard, index, None, False)
+    # A share of each class has no threshold.
+    assert unknown.describe(NAMES, hard, index, 0.5, True).startswith("labelled: 0")
 
 
 HALF = Rule(threshold=0.5)

@@ -39,6 +39,14 @@ def test_whitened_patches_vary_equally_and_independently(photos):
     assert (np.diag(covariance) < 1.02).all()
 
 
+def test_whitening_looks_at_the_last_class_of_a_folder_too():
+    # Grey images, then as many red ones.
+    images = np.full((1800, 32, 32, 3), 128, np.uint8)
+    images[900:] = (200, 0, 0)
+    _, mean = small_network.principal_components(images)
+    assert mean[0, 0] == pytest.approx(np.array([164, 64, 64]) / 255, abs=1e-6)
+
+
 def test_whitening_of_images_of_one_colour_is_finite():
     grey = np.full((4, 32, 32, 3), 128, np.uint8)
     components, mean = small_network.principal_components(grey)
@@ -136,5 +144,5 @@ def test_flags_of_the_resnet_are_refused(flag, capsys):
 
 def test_width_that_leaves_a_group_without_filters():
     with pytest.raises(UserError, match=r"^--width 0.007: leaves a group of 64 filters without "
-                                        r"any; 0.016 is the least$"):
+                                        r"any; it must be above 0.0078$"):
         small_network.build_small(0.007)
