@@ -230,10 +230,10 @@ EXPERIMENTS["averaged-4000-full"] = replace(
            "second_generation_weaker", "weaker_noise"),
     flags=f"{EXPERIMENTS['labels-4000'].flags} {AVERAGED}",
     out="logs/averaged/4000-labels-full", eval_flags="--out figures/averaged-4000-full")
-# Every label, at full width: 65 minutes of two idle cores for a cell.
+# Every label, at full width: 55 minutes of two idle cores for a cell.
 EXPERIMENTS["averaged-all-full"] = replace(
     EXPERIMENTS["all-labels"], cells=("flip_and_crop", "noisy_teacher", "weaker_noise"),
-    flags=f"--network small --epochs 24 {AVERAGED}",
+    flags=f"--network small --epochs 20 {AVERAGED}",
     out="logs/averaged/all-labels-full", eval_flags="--out figures/averaged-all-full")
 # Five times the steps, at full width: do pseudo-labels pay with 4,000 labels then? For a GPU.
 EXPERIMENTS["long-4000"] = replace(
