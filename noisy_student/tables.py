@@ -14,8 +14,8 @@ ANSWERS_SAY = (
     "and other test images (Student's t, widened by the images that all seeds share). It is shown "
     "if that interval does not include 0. 'Not shown' does not mean 'no effect': the interval says "
     "how large one may still be. One seed shows nothing about a method, since its interval is over "
-    "test images alone. An interval misses the truth one time in twenty, so where the truth is "
-    "'nothing' ten times, two tables in five have an answer that is shown all the same. 'With Holm "
+    "test images alone. An interval misses the truth one time in twenty: of the tables of ten "
+    "questions whose true answer is 'no effect', two in five show one all the same. 'With Holm "
     "too' marks the answers that stand together: in nineteen tables of twenty, none of them is "
     "wrong in this way. McNemar's exact p is about these very networks; the largest of all seeds "
     "stands here.")
