@@ -135,9 +135,9 @@ def test_an_average_that_is_still_the_first_step_is_refused(toy):
 
 
 def test_a_recipe_that_always_flips_is_not_for_step_1(toy, tmp_path, monkeypatch):
-    always = replace(step1.RECIPES["article"], flip_and_crop="always")
-    monkeypatch.setitem(step1.RECIPES, "article", always)
-    with pytest.raises(UserError, match="^--recipe article: flips and crops always"):
+    always = replace(step1.RECIPES["fast"], flip_and_crop="always")
+    monkeypatch.setitem(step1.RECIPES, "fast", always)
+    with pytest.raises(UserError, match="^--recipe fast: flips and crops always"):
         train_teacher("--data", toy, "--num-labeled", 80, *TINY, "--log-dir", tmp_path / "t")
 
 
