@@ -28,7 +28,7 @@ from PIL import Image
 
 from cifar10_resnet50 import fit_and_finish, optimizer_and_schedule, recipe_of, smooth_labels
 from noisy_student import backend, commands, figures, runs
-from noisy_student.batches import mixed, shuffled
+from noisy_student.batches import labeled_in_batch, mixed, shuffled
 from noisy_student.data import load_data
 from noisy_student.files import UserError, run_script
 from noisy_student.labels import load_pseudo
@@ -196,11 +196,11 @@ def main(args):
 
         # The training, with the noise on the image
         steps = recipe.epochs * recipe.steps_per_epoch
-        shown = steps * recipe.batch_size
         images = len(labelled_rows) + len(pseudo_rows)
-        passes = f"{shown / images:.1f} passes over {images:,} images"
+        passes = f"{steps * recipe.batch_size / images:.1f} passes over {images:,} images"
         if args.labeled_share:
-            passes += f", {args.labeled_share * shown / len(labelled_rows):.1f} over the labelled"
+            labelled = steps * labeled_in_batch(recipe.batch_size, args.labeled_share)
+            passes += f", {labelled / len(labelled_rows):.1f} over the labelled"
         print(f"{steps:,} steps of {recipe.batch_size}: {passes}")
         different = len(labelled_rows) + len(np.unique(pseudo_rows))
         fit_and_finish(student, batches, data, recipe, run, different, args.tensorboard)

@@ -172,6 +172,13 @@ EXPERIMENTS = {
         eval_flags="--out figures/demo --report figures/demo/report.html",
         expected="39.0, 89.2, 52.5, 76.4 and 93.7 % on 1,000 test images; 4:39 on two cores"),
 }
+
+
+def like(name, **changes):
+    """The Experiment of that name with some changes. Its outcome is not that of the first."""
+    return replace(EXPERIMENTS[name], **{"expected": "", **changes})
+
+
 # A ResNet14 of 133,530 parameters, 10,000 steps for every cell: 17 to 29 minutes of two cores each.
 EXPERIMENTS["labels-500"] = Experiment(
     images=("rest",), seeds=(0, 1, 2), out="logs/500-labels", jobs=2,
@@ -204,49 +211,48 @@ EXPERIMENTS["all-labels"] = Experiment(
 # two cores, for few labels and for many. benchmarks/crossing.py draws what comes of it.
 CROSSING = (250, 500, 1000, 4000, 10000, 25000)
 for labelled in CROSSING:
-    EXPERIMENTS[f"crossing-{labelled}"] = replace(
-        EXPERIMENTS["labels-4000"], cells=("noisy_teacher", "student_of_noisy"),
+    EXPERIMENTS[f"crossing-{labelled}"] = like(
+        "labels-4000", cells=("noisy_teacher", "student_of_noisy"),
         flags=f"--network small --width 0.25 --num-labeled {labelled} --epochs 8 "
               "--steps-per-epoch 44",
         out=f"logs/crossing/{labelled}-labels", eval_flags=f"--out figures/crossing-{labelled}")
 # The ceiling: what the true label of every image teaches in as many steps.
-EXPERIMENTS["crossing-all"] = replace(
-    EXPERIMENTS["crossing-250"], images=(), cells=("noisy_teacher",),
+EXPERIMENTS["crossing-all"] = like(
+    "crossing-250", images=(), cells=("noisy_teacher",),
     flags=EXPERIMENTS["crossing-250"].flags.replace(" --num-labeled 250", ""),
     out="logs/crossing/all-labels", eval_flags="--out figures/crossing-all")
 # The same with averaged weights: about the last fifty steps' mean.
 AVERAGED = "--averaging 0.98"
 for labelled in (250, 1000, 4000, "all"):
     experiment = EXPERIMENTS[f"crossing-{labelled}"]
-    EXPERIMENTS[f"averaged-{labelled}"] = replace(
-        experiment, flags=f"{experiment.flags} {AVERAGED}",
+    EXPERIMENTS[f"averaged-{labelled}"] = like(
+        f"crossing-{labelled}", flags=f"{experiment.flags} {AVERAGED}",
         out=experiment.out.replace("crossing", "averaged"),
         eval_flags=experiment.eval_flags.replace("crossing", "averaged"))
 # And at full width, with 4,000 labels: 11 minutes of two idle cores for a cell. The student has
 # many more images to learn from than its teacher, and so less need of strong noise.
-EXPERIMENTS["averaged-4000-full"] = replace(
-    EXPERIMENTS["labels-4000"],
-    cells=("noisy_teacher", "student_of_noisy", "student_weaker_noise",
-           "second_generation_weaker", "weaker_noise"),
+EXPERIMENTS["averaged-4000-full"] = like(
+    "labels-4000", cells=("noisy_teacher", "student_of_noisy", "student_weaker_noise",
+                          "second_generation_weaker", "weaker_noise"),
     flags=f"{EXPERIMENTS['labels-4000'].flags} {AVERAGED}",
     out="logs/averaged/4000-labels-full", eval_flags="--out figures/averaged-4000-full",
     expected="76.3, 76.7, 78.1, 78.3 and 75.3 %; three hours of two cores (results/labels-4000)")
 # Every label, at full width: 55 minutes of two idle cores for a cell.
-EXPERIMENTS["averaged-all-full"] = replace(
-    EXPERIMENTS["all-labels"], cells=("flip_and_crop", "noisy_teacher", "weaker_noise"),
+EXPERIMENTS["averaged-all-full"] = like(
+    "all-labels", cells=("flip_and_crop", "noisy_teacher", "weaker_noise"),
     flags=f"--network small --epochs 20 {AVERAGED}",
-    out="logs/averaged/all-labels-full", eval_flags="--out figures/averaged-all-full", expected="")
+    out="logs/averaged/all-labels-full", eval_flags="--out figures/averaged-all-full")
 # Five times the steps, at full width: do pseudo-labels pay with 4,000 labels then? For a GPU.
-EXPERIMENTS["long-4000"] = replace(
-    EXPERIMENTS["labels-4000"], cells=("noisy_teacher", "student_of_noisy", "second_generation"),
+EXPERIMENTS["long-4000"] = like(
+    "labels-4000", cells=("noisy_teacher", "student_of_noisy", "second_generation"),
     flags=f"--network small {AVERAGED} --num-labeled 4000 --epochs 40 --steps-per-epoch 44",
     out="logs/long/4000-labels", eval_flags="--out figures/long-4000")
-EXPERIMENTS["long-all"] = replace(
-    EXPERIMENTS["long-4000"], images=(), cells=("noisy_teacher",),
+EXPERIMENTS["long-all"] = like(
+    "long-4000", images=(), cells=("noisy_teacher",),
     flags=EXPERIMENTS["long-4000"].flags.replace(" --num-labeled 4000", ""),
     out="logs/long/all-labels", eval_flags="--out figures/long-all")
-EXPERIMENTS["demo_all"] = replace(
-    EXPERIMENTS["demo"], cells=EIGHT, eval_flags=EXPERIMENTS["demo"].eval_flags
+EXPERIMENTS["demo_all"] = like(
+    "demo", cells=EIGHT, eval_flags=EXPERIMENTS["demo"].eval_flags
     + " --corrupted data/toy-corrupted --adversarial --robust-images 200")
 # What has to be drawn first.
 DRAWN = {

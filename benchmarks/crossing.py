@@ -64,6 +64,20 @@ class Ceiling(NamedTuple):
     steps: int
 
 
+def points_of(cells):
+    """{series: Point}, for each of PAIRS that an experiment's cells have with a common seed."""
+    points = {}
+    for ending, names in PAIRS.items():
+        pair = [cells.get(name, {}) for name in names]
+        answer = contrast("", (-1, 1), pair)
+        if answer:
+            run = pair[0][answer.seeds[0]].run
+            # Without those that validate.
+            labels = run.results.get("images") or run.arguments["num_labeled"]
+            points[network_of(run) + ending] = Point(labels, pair, answer)
+    return points
+
+
 def load_series(folders):
     """All experiments below some folders, those with the fewest labels first.
 
@@ -75,17 +89,10 @@ def load_series(folders):
         teachers = pathlib.Path(folder).rglob("seed*/noisy_teacher/history.csv")
         for experiment in sorted({path.parents[2] for path in teachers}):
             cells = load_cells([experiment], CELLS, LABELS)[0]
-            for ending, names in PAIRS.items():
-                pair = [cells.get(name, {}) for name in names]
-                answer = contrast("", (-1, 1), pair) if all(pair) else None
-                if answer:
-                    run = pair[0][answer.seeds[0]].run
-                    # Without those that validate.
-                    labels = run.results.get("images") or run.arguments["num_labeled"]
-                    series.setdefault(network_of(run) + ending, []).append(
-                        Point(labels, pair, answer))
-            teacher = cells.get("noisy_teacher", {})
-            if teacher and len(cells) == 1:
+            for title, point in points_of(cells).items():
+                series.setdefault(title, []).append(point)
+            teacher = cells.get("noisy_teacher")
+            if teacher and "student_of_noisy" not in cells:
                 run = next(iter(teacher.values())).run
                 if run.arguments["num_labeled"] is None:
                     accuracy = 100 * np.mean([each.accuracy for each in teacher.values()])

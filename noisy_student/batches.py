@@ -38,14 +38,8 @@ def shuffled(rows, batch_size, seed=0, first_batch=0, stream=0):
         number += 1
 
 
-def mixed(labeled, pseudo, batch_size, labeled_share, seed=0, first_batch=0):
-    """The same, where a fixed share of every batch is drawn from the labelled images.
-
-    As in the paper's own code (one labelled image to five others) and FixMatch (one to seven).
-
-    Args:
-        labeled, pseudo: int arrays, the rows of either kind.
-        labeled_share: in (0, 1), of each batch; rounded to whole images.
+def labeled_in_batch(batch_size, labeled_share):
+    """How many images of a batch are labelled ones: the share, rounded to whole images.
 
     Raises: UserError, where that leaves no images of one kind.
     """
@@ -53,6 +47,19 @@ def mixed(labeled, pseudo, batch_size, labeled_share, seed=0, first_batch=0):
     if not 0 < count < batch_size:
         raise UserError(f"--labeled-share must leave images of both kinds in a batch of "
                         f"{batch_size}, got {labeled_share}")
+    return count
+
+
+def mixed(labeled, pseudo, batch_size, labeled_share, seed=0, first_batch=0):
+    """The same, where a fixed share of every batch is drawn from the labelled images.
+
+    As in the paper's own code (one labelled image to five others) and FixMatch (one to seven).
+
+    Args:
+        labeled, pseudo: int arrays, the rows of either kind.
+        labeled_share: in (0, 1), of each batch; see labeled_in_batch.
+    """
+    count = labeled_in_batch(batch_size, labeled_share)
     ours = shuffled(labeled, count, seed, first_batch)
     theirs = shuffled(pseudo, batch_size - count, seed, first_batch, stream=1)
     for (number, a), (_, b) in zip(ours, theirs):

@@ -185,7 +185,7 @@ def test_the_code_of_the_operations_belongs_to_a_run_that_uses_them(words, belon
 
 
 @pytest.mark.parametrize("share, count", [("0.25", 4), ("0.8", 13), (None, None)])
-def test_labeled_share_is_that_of_every_batch(share, count, pseudo, prepared):
+def test_labeled_share_is_that_of_every_batch(share, count, pseudo, prepared, capsys):
     network = "--recipe fast --depth 14 --width 0.03 --batch-size 16 --noise none".split()
     words = ["--labeled-share", share] if share else []
     seen = prepared("--num-labeled", 80, "--pseudo", pseudo, *network, *words)
@@ -200,12 +200,16 @@ def test_labeled_share_is_that_of_every_batch(share, count, pseudo, prepared):
         counts.append(sum(image in ours for image in images))
         shown |= set(images)
     assert shown == ours | theirs
+    printed = capsys.readouterr().out
     if share:
         assert set(counts) == {count}
+        steps = 3 * seen["run"].arguments["epochs"]
+        assert f", {steps * count / 72:.1f} over the labelled\n" in printed
     else:
         # As they come: 72 of all that there are after balancing.
         expected = 16 * 72 / (72 + len(np.load(pseudo / "index.npy")))
         assert len(set(counts)) > 2 and np.mean(counts) == pytest.approx(expected, rel=0.1)
+        assert "over the labelled" not in printed
 
 
 @pytest.mark.parametrize("words, text", [

@@ -54,8 +54,11 @@ def test_the_tables_fit_together():
     titles = [cell.title for cell in experiment.CELLS.values()]
     assert len(set(titles)) == len(titles)
     # No two questions are about the same cells.
-    assert len(set(experiment.QUESTIONS.values())) == len(experiment.QUESTIONS)
+    assert len(set(experiment.QUESTIONS.values())) == len(experiment.QUESTIONS) == 23
     assert experiment.EIGHT[-1] == "larger_student"
+    # demo_all has other cells than the demo, and so another outcome.
+    known = experiment.EXPERIMENTS
+    assert known["demo"].expected and not known["demo_all"].expected
 
 
 def test_each_kind_of_cell_has_its_command():
