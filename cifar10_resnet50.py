@@ -3,7 +3,8 @@
     python cifar10_resnet50.py                      # the article's: hours on a GPU
     python cifar10_resnet50.py --network small      # small_network.py: an hour on a laptop
 
-Trains a network on the labelled images alone, without any noise: the teacher.
+Trains a network on the labelled images alone, without any noise: the teacher. "Article" is the blog
+post that these scripts rebuild (docs/article.md).
 
 Reads   a data set: the word cifar10, or a folder train/<class>/*, test/<class>/* of images
 Writes  logs/teacher/   model.keras (final weights), best.keras (best on the validation images),
@@ -85,15 +86,16 @@ class Recipe:
 
 
 RECIPES = {
-    # Article: Adam at its default rate; 250 epochs as they are, then up to 50 with the brakes on.
+    # Article: Adam at its default rate, for 250 epochs; then up to 50 more, in which
+    # ReduceLROnPlateau lowers the rate and EarlyStopping may end them.
     "article": Recipe(batch_size=64, epochs=300, learning_rate=1e-3),
     "fast": Recipe(batch_size=64, epochs=30, learning_rate=3e-3, optimizer="adamw",
                    weight_decay=0.02, schedule="one_cycle", bn_momentum=0.9, bfloat16=True,
                    flip_and_crop="with-noise"),
     # For the small network, after KellerJordan/cifar10-airbench: a rate of 1.5 for 1,024 images,
     # and a decay of 0.0153 a step, which is 0.0153 / 1.5 here, since Keras multiplies it by the
-    # rate. (In PyTorch the decay goes through the momentum, and 0.0133 is what comes out.) Batch,
-    # epochs, and biases without decay are not airbench's.
+    # rate. (In PyTorch, where momentum changes the decay, too, airbench's weights shrink by 0.0133
+    # a step.) Batch, epochs, and biases without decay are not airbench's.
     "sprint": Recipe(batch_size=512, epochs=20, learning_rate=0.75, scale_rate=True,
                      optimizer="sgd", momentum=0.85, weight_decay=0.0102, not_decayed=("beta",),
                      schedule="triangle", label_smoothing=0.2, bn_momentum=0.9, bfloat16=True,
@@ -173,7 +175,9 @@ STEM_FILTERS = 32
 
 
 def shortcut_en(x, residual, name=None):
-    """Adds the block's input to its residual, projected by a 1x1 convolution where shapes differ.
+    """Adds a block's residual to its input, which a 1x1 convolution projects where shapes differ.
+
+    Name and L2 are the article's.
 
     Args:
         x: (batch, h, w, c), the input of the block.
@@ -299,7 +303,7 @@ def optimizer_and_schedule(model, recipe):
     """
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
-            # Running statistics over about as many steps as the average.
+            # Averaged weights need running statistics of at least as many steps.
             layer.momentum = max(recipe.bn_momentum, recipe.averaging or 0)
     rate, schedule, steps = recipe.learning_rate, None, recipe.epochs * recipe.steps_per_epoch
     if recipe.schedule == "brakes":
@@ -405,7 +409,7 @@ def main(args):
                         "python data_generator.py --pseudo none --noise none does")
     precision = backend.precision(args.precision, recipe.bfloat16)
     chosen = {**vars(args), **asdict(recipe), "precision": precision}
-    # What the same command must find unchanged, where it meets a run.
+    # If these functions have changed since, the same command does not go on with the run.
     network = (build_small, whiten) if args.network == "small" else (build_resnet,)
     code = {"network": network, "recipe": (optimizer_and_schedule, smooth_labels)}
     run = runs.start("cifar10_resnet50.py", args.log_dir, chosen, data.lineage(), code=code)

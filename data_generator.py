@@ -39,9 +39,10 @@ from stochastic_resblock import build_small_student, build_student
 
 
 def get_random_data(x_train_i, y_train_i, data_aug, augment=None):
-    """One training image and its label, with noise if data_aug. data_generator does it to batches.
+    """One training image and its label, with noise if data_aug: the article's. noisy_batches does
+    the same to batches, and is what trains.
 
-    Article: array_to_img stretched the contrast of every training image and of no test image.
+    Article: array_to_img stretched the contrast of each image with noise, and of no test image.
 
     Args:
         x_train_i: uint8 (32, 32, 3), 0..255. y_train_i: float32 (C,).
@@ -75,7 +76,7 @@ def flip_and_crop(x, rng):
 
 
 def data_generator(x_train, y_train, batch_size, data_aug, seed=0, augment=None, crop="never"):
-    """Endless batches of all images, shuffled in each pass: as get_random_data, but many at once.
+    """Endless noisy_batches of all images, shuffled in each pass: the article's, for its readers.
 
     Args: as noisy_batches'. Yields: uint8 (batch_size, 32, 32, 3), float32 (batch_size, C).
     """
@@ -136,7 +137,7 @@ def main(args):
     if args.pseudo != "none":
         pseudo = load_pseudo(args.pseudo, data)
         refuse_overlap(pseudo.x, data)
-        # They come after the labelled ones.
+        # Their rows come after all those of data.x.
         pseudo_rows = len(x) + pseudo.index
         x, y = np.concatenate([x, pseudo.x]), np.concatenate([y, pseudo.y])
         made_from["pseudo_sha256"], taught_by = pseudo.sha256, pseudo.taught_by
@@ -148,8 +149,8 @@ def main(args):
 
     precision = backend.precision(args.precision, recipe.bfloat16)
     chosen = {**vars(args), **asdict(recipe), "precision": precision}
-    # What the same command must find unchanged, where it meets a run.
     noise_on_input = args.noise in ("all", "input")
+    # If these functions have changed since, the same command does not go on with the run.
     network = (build_small_student, whiten) if args.network == "small" else (build_student,)
     code = {"network": network, "recipe": (optimizer_and_schedule, smooth_labels)}
     if noise_on_input or recipe.flip_and_crop == "always":

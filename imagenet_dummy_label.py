@@ -56,13 +56,14 @@ def label_images(teacher, batches, temperature=1.0):
     Yields: the same lists; what the teacher says of a Picture, unless it is left out, is filled in.
     """
     for batch in batches:
-        readable = [picture for picture in batch if not picture.reason]
-        if readable:
-            pixels = [picture.pixels for picture in readable]
+        # All but those that cannot be read, or are test images.
+        shown = [picture for picture in batch if not picture.reason]
+        if shown:
+            pixels = [picture.pixels for picture in shown]
             raw = teacher.predict_on_batch(np.resize(pixels, (BATCH, *pixels[0].shape)))
-            raw = raw[:len(readable)]
+            raw = raw[:len(shown)]
             soft = with_temperature(raw, temperature) if temperature != 1 else raw
-            for picture, row, raw_confidence in zip(readable, soft, raw.max(axis=1)):
+            for picture, row, raw_confidence in zip(shown, soft, raw.max(axis=1)):
                 if np.isnan(raw_confidence):
                     picture.leave_out("the teacher's answer is not a number")
                 else:
@@ -100,7 +101,8 @@ def calibrate(teacher, data):
 class Rule:
     """What is kept of all that the teacher has seen, and how it is used.
 
-    threshold    a picture is kept if its confidence is above (article: 0.75; the paper: 0.3).
+    threshold    a picture is kept if its confidence is above (article: 0.75; the paper, Xie et al.
+                 2020: 0.3).
                  Label smoothing s aims at 1 - s + s/C: 0.82 for the sprint recipe and ten classes.
                  With such a teacher, calibrate or use `share`
     share        only this share, 0..1, of what the teacher put into a class is kept; None: all
@@ -212,8 +214,9 @@ def main(args):
         # The GPUs are for the commands that label.
         backend.leave_gpus()
     backend.prepare(0)
-    # Who labels which images; or which labellings there are
+    # With a share there is no threshold
     chosen = vars(args) | ({"threshold": 0.0} if args.keep_share else {})
+    # Labels are made by a teacher, who looks at images, or taken from labellings that are merged
     if args.merge:
         made = parts = merge.Parts(args.merge)
         chosen = parts.arguments | {"require_all_classes": args.require_all_classes}
@@ -247,7 +250,8 @@ def main(args):
     with scratch_table(run) as file:
         record = Record(file, made.class_names, rule)
         for picture in pictures:
-            record.add(picture, repeated=not picture.reason and selection.add(picture))
+            repeated = not picture.reason and selection.add(picture)
+            record.add(picture, repeated)
         kept, spare = selection.kept()
         merge.keep(run, record.write_table(run.path("images.csv"), kept, spare), spare)
     record.report()

@@ -60,7 +60,7 @@ def principal_components(images):
     spaced = images[::math.ceil(len(images) / WHITENING_IMAGES)]
     x = spaced.astype(np.float32) / 255
     size = x.shape[1] - PATCH + 1
-    # (N, 31, 31, 2, 2, 3) -> (patches, 12)
+    # (N, 31, 31, 4, 3) -> (patches, 12)
     patches = np.stack([x[:, top:top + size, left:left + size]
                         for top in range(PATCH) for left in range(PATCH)], axis=3)
     patches = patches.reshape(-1, PATCH * PATCH * 3).astype(np.float64)
@@ -77,12 +77,14 @@ def principal_components(images):
 
 
 def whiten(model, images):
-    """Sets the network's first convolution, which is never trained, from images without labels.
+    """Sets the network's first convolution, which is never trained, from images.
+
+    It does not look at their labels.
 
     A GELU damps negative values to nearly 0, so each component is there twice, with either sign.
 
     Args:
-        images: uint8 (N, 32, 32, 3), the labelled ones that are trained on.
+        images: uint8 (N, 32, 32, 3), those that are trained on.
     """
     components, mean = principal_components(images)
     kernel = np.concatenate([components, -components], axis=3)

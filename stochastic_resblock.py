@@ -50,7 +50,8 @@ class StochasticSurvival(layers.Layer):
         p_survival: in (0, 1].
         seed: int or None.
         per_sample: draws once per image, as the official Noisy Student code does (which divides by
-            p_survival in training instead), not once per batch, as Huang et al. and the article.
+            p_survival in training instead), not once per batch, as Huang et al., the article and
+            these scripts.
     """
 
     def __init__(self, p_survival, seed=None, per_sample=False, **kwargs):

@@ -25,6 +25,7 @@ from experiment import CELLS, LABELS
 from noisy_student import figures
 from noisy_student.cells import load_cells
 from noisy_student.files import UserError, run_script
+from noisy_student.tables import mean
 
 # Labels alone, and with pseudo-labels under the same noise. A series' name ends so.
 PAIRS = {"": ("noisy_teacher", "student_of_noisy"),
@@ -57,11 +58,18 @@ class Point(NamedTuple):
 
 
 class Ceiling(NamedTuple):
-    """Noisy teachers that have the true label of every image: mean accuracy in %, and steps."""
+    """Noisy teachers that have the true label of every image, {seed: Measured}."""
 
-    accuracy: float
-    seeds: list
-    steps: int
+    teachers: dict
+
+    @property
+    def accuracy(self):
+        """In %, the mean over the seeds."""
+        return 100 * np.mean([teacher.accuracy for teacher in self.teachers.values()])
+
+    @property
+    def steps(self):
+        return next(iter(self.teachers.values())).run.results["steps"]
 
 
 def points_of(cells):
@@ -95,9 +103,7 @@ def load_series(folders):
             if teacher and "student_of_noisy" not in cells:
                 run = next(iter(teacher.values())).run
                 if run.arguments["num_labeled"] is None:
-                    accuracy = 100 * np.mean([each.accuracy for each in teacher.values()])
-                    ceilings[network_of(run)] = Ceiling(accuracy, sorted(teacher),
-                                                        run.results["steps"])
+                    ceilings[network_of(run)] = Ceiling(teacher)
     if not series:
         raise UserError(f"{', '.join(map(str, folders))}: no noisy teacher with its student there. "
                         "Run first: python experiment.py run crossing-250")
@@ -124,10 +130,20 @@ def row_of(title, point):
             f"{point.steps:,}", f"{images:,}", f"{images / point.labels:,.0f}"]
 
 
-def sentence_of(title, ceiling):
-    return (f"With the true label of every image, a noisy teacher ({title}, seeds "
-            f"{', '.join(map(str, ceiling.seeds))}) reaches {ceiling.accuracy:.2f} % in as many "
-            "steps. This is about as far as pseudo-labels could lead.")
+def sentence_of(title, ceiling, points):
+    """What the true label of every image gives, and by how much that is more than the most labels
+    of a series give.
+    """
+    accuracy = mean(ceiling.teachers, lambda teacher: teacher.accuracy, 100)
+    sentence = (f"With the true label of every image, a noisy teacher ({title}, seeds "
+                f"{', '.join(map(str, sorted(ceiling.teachers)))}) reaches {accuracy} % in as many "
+                "steps.")
+    more = contrast("", (-1, 1), [points[-1].pair[0], ceiling.teachers])
+    if more:
+        sentence += (f" Is that more than with {points[-1].labels:,} labels alone? "
+                     f"{str(more).capitalize()}. Pseudo-labels that were all right could add about "
+                     "as much, under this noise and in these steps.")
+    return sentence
 
 
 def draw_points(axes, points, places, values, label, style):
@@ -218,7 +234,8 @@ def main():
         "both networks; intervals are over other seeds and other test images. In the picture, a "
         "tick is one seed, and a hollow mark has only one.",
         "![gain](gain.png)", table(head, rows),
-        *(sentence_of(title, ceiling) for title, ceiling in ceilings.items() if title in series),
+        *(sentence_of(title, ceiling, series[title]) for title, ceiling in ceilings.items()
+          if title in series),
         "![accuracy](accuracy.png)"])
     (args.out / "README.md").write_text(text + "\n", encoding="utf-8")
     draw_gain(series, args.out / "gain.png")

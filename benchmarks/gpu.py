@@ -321,14 +321,17 @@ def work_down(setting, seconds, clock, do, only=None):
         seconds: for all of it. clock: clock() says how many seconds have passed.
         do: do(piece, limit) does a piece in so many seconds at most.
         only: how the names of the pieces begin that are done; None: all.
+
+    Raises: UserError: No piece begins as one of `only` says.
     """
-    end = 0.0
+    end, names = 0.0, []
     for stage, share in STAGES.items():
         end = seconds if only or not share else end + share * seconds
 
         def left(end=end):
             return end - clock()
         for piece in stage(setting, left):
+            names.append(piece.name)
             if only and not piece.name.startswith(tuple(only)):
                 continue
             if setting.dry:
@@ -339,6 +342,9 @@ def work_down(setting, seconds, clock, do, only=None):
             elif stage is not more:
                 print(f"{piece.name}: no time, {piece.seconds:.0f} seconds are expected, "
                       f"{left():.0f} are left", flush=True)
+    for name in only or []:
+        if not any(each.startswith(name) for each in names):
+            raise UserError(f"--only {name}: no piece begins so; there are {', '.join(names)}")
 
 
 def print_expectation(setting, minutes):

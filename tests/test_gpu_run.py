@@ -63,6 +63,11 @@ def test_only_some_pieces_have_all_of_the_time(gpu, setting, monkeypatch):
     assert done == {"a31": 100, "b60": 69}
 
 
+def test_a_piece_that_there_is_not_is_named(gpu, setting, monkeypatch):
+    with pytest.raises(gpu.UserError, match="--only c: no piece begins so; there are a31, b60"):
+        done_in_turn(gpu, setting, 100, monkeypatch, a=(0.3, [31]), b=(0.7, [60]), only=["b", "c"])
+
+
 def test_the_article_has_the_epochs_that_fit(gpu, setting):
     measured(setting, "article", JAX=(60, 9000), PyTorch=(10, 4500))
     # Two starts, three other commands, and of each of three trainings: 10 + 3 seconds an epoch.
