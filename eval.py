@@ -138,7 +138,7 @@ def ask(cells):
         asked = None
         if set(pair) <= set(CELLS):
             asked = [CELLS[name] for name in pair]
-        warn_if_unmatched(question, *(cells[name] for name in pair), asked)
+        warn_if_unmatched(question, *(cells[name] for name in pair), asked, LABELS)
     effects = []
     if set(TWO_BY_TWO) <= set(cells):
         four = [cells[name] for name in TWO_BY_TWO]

@@ -9,14 +9,15 @@ first. Finished cells are skipped and killed ones go on, so the same command can
 again. At the end, eval.py answers the questions. A new cell or question is a new line here.
 """
 
+import itertools
 import os
 import shlex
 import sys
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
-from noisy_student import arguments, commands, pool
-from noisy_student.commands import Command
+from noisy_student import arguments, commands, formats, pool
+from noisy_student.commands import Command, not_followed, settings_of
 from noisy_student.files import UserError, occupy, run_script
 
 
@@ -267,26 +268,34 @@ def need_of(name):
     return LABELS[name].teacher if name in LABELS else CELLS[name].labels
 
 
+def split(flags):
+    """The words of some flags. Raises: UserError, where a quotation mark has no second one."""
+    try:
+        return shlex.split(flags)
+    except ValueError as error:
+        raise UserError(f"{flags}: {error}") from error
+
+
 def words_of(name, folder, seed, experiment):
     """How one folder is made: a script and its arguments."""
-    flags = shlex.split((LABELS if name in LABELS else CELLS)[name].flags)
+    flags = split((LABELS if name in LABELS else CELLS)[name].flags)
     if flags == ["{larger}"]:
-        flags = shlex.split(experiment.larger or deeper(experiment.flags))
+        flags = split(experiment.larger or deeper(experiment.flags))
     if name in LABELS:
         return ["imagenet_dummy_label.py", *experiment.images,
                 "--teacher", f"{folder}/{need_of(name)}",
-                *shlex.split(experiment.label_flags), *flags, "--out", f"{folder}/{name}"]
+                *split(experiment.label_flags), *flags, "--out", f"{folder}/{name}"]
     # The article's early stopping is off: every cell takes the same number of steps.
     words = ["--data", experiment.data, "--seed", str(seed), "--early-stopping", "0",
-             *shlex.split(experiment.flags), "--log-dir", f"{folder}/{name}"]
+             *split(experiment.flags), "--log-dir", f"{folder}/{name}"]
     if name == "teacher":
         # Step 1 knows no noise: the teacher's flags only say so.
         return ["cifar10_resnet50.py", *words]
     if "none" not in flags:
         # How strong the noise is, where there is any.
-        words += shlex.split(experiment.noise_flags)
+        words += split(experiment.noise_flags)
     if need_of(name):
-        words += ["--pseudo", f"{folder}/{need_of(name)}", *shlex.split(experiment.pseudo_flags)]
+        words += ["--pseudo", f"{folder}/{need_of(name)}", *split(experiment.pseudo_flags)]
     else:
         words += ["--pseudo", "none", "--like", "none"]
     return ["data_generator.py", *words, *flags]
@@ -294,7 +303,7 @@ def words_of(name, folder, seed, experiment):
 
 def deeper(flags):
     """The flags of the next larger network. Raises: UserError, where there is none."""
-    chosen = arguments.teacher("", shlex.split(flags))
+    chosen = arguments.teacher("", split(flags))
     if chosen.network == "small":
         return f"--width {2 * chosen.width:g}"
     depth = chosen.depth
@@ -329,13 +338,27 @@ def check(order, experiment):
     for source in experiment.images:
         if source != "rest":
             pool.check_source(source)
+    if "rest" in experiment.images and set(order) & set(LABELS):
+        chosen = arguments.teacher("", split(experiment.flags))
+        if not chosen.num_labeled and (experiment.data == "cifar10"
+                                       or formats.labels_all(experiment.data)):
+            raise UserError("rest: every image has a label; --flags '--num-labeled N' hides some")
+    arguments.evaluation("", [experiment.out, *split(experiment.eval_flags)])
     parsers = {"cifar10_resnet50.py": arguments.teacher, "data_generator.py": arguments.student,
                "imagenet_dummy_label.py": arguments.labelling}
-    for name in order:
-        script, *words = words_of(name, experiment.out, 0, experiment)
+    # With two seeds, a seed among the flags is not the one that is asked for.
+    for name, seed in itertools.product(order, (0, 1)):
+        script, *words = words_of(name, experiment.out, seed, experiment)
         chosen = parsers[script]("", words)
-        if name in CELLS and "rest" in experiment.images and not chosen.num_labeled:
-            raise UserError("rest: every image has a label; --flags '--num-labeled N' hides some")
+        if name in LABELS:
+            continue
+        if (chosen.data, chosen.seed) != (experiment.data, seed):
+            raise UserError("the flags name data or a seed: that is for --data and --seeds")
+        # Step 1 knows no noise.
+        settings = {"noise": "all"} | settings_of(CELLS[name].flags)
+        if otherwise := not_followed(settings, {"noise": "none"} | vars(chosen), "with"):
+            raise UserError(f"the flags would train {name} {', '.join(otherwise)}, "
+                            "which is another cell")
 
 
 def commands_of(order, experiment):
@@ -376,7 +399,7 @@ def main(args):
     else:
         commands.run_here(commands_of(order, experiment), experiment.jobs)
     folders = [f"{experiment.out}/seed{seed}" for seed in experiment.seeds]
-    sys.exit(commands.in_foreground("eval.py", *folders, *shlex.split(experiment.eval_flags)))
+    sys.exit(commands.in_foreground("eval.py", *folders, *split(experiment.eval_flags)))
 
 
 if __name__ == "__main__":

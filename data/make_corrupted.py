@@ -56,6 +56,7 @@ from scipy import ndimage
 from noisy_student import figures
 from noisy_student.data import load_data
 from noisy_student.files import (
+    LOCK,
     UNFINISHED,
     UserError,
     occupy,
@@ -316,7 +317,8 @@ def claim(out, settings):
         if other:
             raise UserError(f"{out} holds a set made with other arguments (see {', '.join(other)} "
                             f"in {made}). Give another folder, or delete it")
-    elif out.is_dir() and any(not path.name.startswith(UNFINISHED) for path in out.iterdir()):
+    elif out.is_dir() and any(not path.name.startswith((UNFINISHED, LOCK))
+                              for path in out.iterdir()):
         raise UserError(f"{out} holds something that this script has not made. Give another folder")
     occupy(out, flag="folder")
     if not made.exists():

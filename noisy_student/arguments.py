@@ -37,6 +37,8 @@ PROBABILITY = number(float, 0, 1, open_low=True)
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 # What the command line need not say where there is no teacher to ask: the article's.
 ARTICLE = {"data": "cifar10", "validation": "split", "network": "resnet", "width": 1.0, "seed": 0}
+# The teacher that step 4 takes after where nobody names one; there need not be one.
+LIKE = "logs/teacher"
 # Each network, and its recipe where --recipe names no other.
 NETWORKS = {"resnet": "article", "small": "sprint"}
 
@@ -140,14 +142,18 @@ def settings_of_teacher(given):
         # A teacher from elsewhere has no settings that are known.
         chosen = (run.get("taught_by") or {}).get("arguments", {})
     if not chosen:
+        if given["pseudo"] == "none" and folder not in ("none", LIKE):
+            refuse_unmade(folder, "python cifar10_resnet50.py")
         return {}
+    if "recipe" not in chosen:
+        sys.exit(f"error: --like {folder}: holds no training")
     names = ["num_labeled", "validation", "seed"]
     if given["network"] in (None, chosen.get("network", "resnet")):
         names += ["network", "depth", "width", "stem_strides"]
         if given["recipe"] in (None, chosen["recipe"]):
             names += ["recipe", "epochs", "label_smoothing", "averaging", "early_stopping",
                       "batch_size"]
-            if given["batch_size"] in (None, chosen["batch_size"]):
+            if given["batch_size"] in (None, chosen.get("batch_size")):
                 names += ["steps_per_epoch", "learning_rate"]
     known = {"data": run.get("made_from", {}).get("data")}
     known |= {name: chosen.get(name) for name in names}
@@ -319,7 +325,7 @@ def student(doc, argv=None):
     flags = parser(doc)
     flags.add_argument("--pseudo", default="logs/pseudo",
                        help="folder of step 2, or none: labelled images alone")
-    flags.add_argument("--like", default="logs/teacher", metavar="FOLDER",
+    flags.add_argument("--like", default=LIKE, metavar="FOLDER",
                        help="with --pseudo none: the teacher whose data, network and recipe are "
                        "taken where the command line is silent (logs/teacher; none: nobody's)")
     flags.add_argument("--labeled-share", type=number(float, 0, 1, open_low=True), metavar="S",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from noisy_student import runs
+from noisy_student.commands import not_followed, settings_of
 from noisy_student.files import UserError, printable, reading
 from noisy_student.metrics import (
     Temperature,
@@ -190,15 +191,6 @@ def chosen(arguments, taught_by, whose=""):
 # --- what a cell is, and what it is called --------------------------------------------------------
 
 
-def settings_of(flags):
-    """{"noise": "none", "hard": "True"} of "--noise none --hard"."""
-    settings, parts = {}, flags.split()
-    for flag, value in zip(parts, [*parts[1:], "--"]):
-        if flag.startswith("--"):
-            settings[flag[2:].replace("-", "_")] = "True" if value.startswith("--") else value
-    return settings
-
-
 def differs_from(name, arguments, taught_by, cells, labels):
     """How a training differs from a cell of the experiment, in words, its teachers included.
 
@@ -210,15 +202,11 @@ def differs_from(name, arguments, taught_by, cells, labels):
         differences.append("with pseudo-labels" if taught_by else "with --pseudo none")
     # Step 1 knows no noise.
     arguments = {"noise": "none"} | arguments
-    for key, value in ({"noise": "all"} | settings_of(cell.flags)).items():
-        if str(arguments.get(key)) != value:
-            differences.append(f"with --{key.replace('_', '-')} {arguments.get(key)}")
+    differences += not_followed({"noise": "all"} | settings_of(cell.flags), arguments, "with")
     if taught_by and cell.labels:
         right, teacher = labels[cell.labels], taught_by["teacher"]
-        for key, value in settings_of(right.flags).items():
-            if str(taught_by["labelling"].get(key)) != value:
-                differences.append(f"on labels with --{key.replace('_', '-')} "
-                                   f"{taught_by['labelling'].get(key)}")
+        differences += not_followed(settings_of(right.flags), taught_by["labelling"],
+                                    "on labels with")
         if teacher:
             of_teacher = differs_from(right.teacher, teacher["arguments"], teacher["taught_by"],
                                       cells, labels)
@@ -237,12 +225,19 @@ def as_trained(arguments):
     return settings | dict.fromkeys(without_effect)
 
 
-def warn_if_unmatched(question, first, second, asked=None):
+def as_labelled(run):
+    """The settings that a student's pseudo-labels were made with, {"label threshold": 0.75}."""
+    return {key: value for key, value in chosen({}, run.taught_by).items()
+            if key.startswith("label ")}
+
+
+def warn_if_unmatched(question, first, second, asked=None, labels=None):
     """Says where the two cells of a question differ in more than the question asks about.
 
     Args:
         first, second: {seed: Measured}.
         asked: both in experiment.py's CELLS; None, where one is the user's own.
+        labels: experiment.py's LABELS.
     """
     if set(first) != set(second):
         print(f"warning: {question} Seeds {sorted(first)} and {sorted(second)}: "
@@ -252,31 +247,34 @@ def warn_if_unmatched(question, first, second, asked=None):
         return
     a, b = first[both[0]].run, second[both[0]].run
     differs = {}
-    was, now = as_trained(a.arguments), as_trained(b.arguments)
+    was, now = ({**as_trained(run.arguments), **as_labelled(run)} for run in (a, b))
     for key in [key for key in was if key in now and was[key] != now[key]]:
         differs[key] = f"{key} ({was[key]} and {now[key]})"
     if a.results["steps"] != b.results["steps"]:
         differs["steps"] = f"steps ({a.results['steps']} and {b.results['steps']})"
     if a.made_from.get("split_sha256") != b.made_from.get("split_sha256"):
         differs["split"] = "which images are labelled"
-    same_labels = asked[0].labels == asked[1].labels
-    if same_labels and a.made_from.get("pseudo_sha256") != b.made_from.get("pseudo_sha256"):
+    alike = a.made_from.get("pseudo_sha256") == b.made_from.get("pseudo_sha256")
+    if asked[0].labels == asked[1].labels and not alike:
         differs["pseudo"] = "their pseudo-labels"
-    if same_labels and not differs:
+    if alike and not differs:
         print(f"warning: {question} The two cells were trained alike")
-    more = [text for key, text in differs.items() if key not in asked_about(*asked)]
+    more = [text for key, text in differs.items() if key not in asked_about(*asked, labels)]
     if more:
         print(f"warning: {question} The two cells also differ in {', '.join(more)}")
 
 
-def asked_about(first, second):
-    """The settings that two cells of the experiment differ in by their flags."""
+def asked_about(first, second, labels):
+    """The settings that two cells of the experiment differ in by their flags or their labels'."""
     one, other = ({"noise": "all"} | settings_of(cell.flags) for cell in (first, second))
     settings = {key for key in {**one, **other} if one.get(key) != other.get(key)}
     if "noise" in settings:
         settings |= {"flip_and_crop", *ON_IMAGES, *ON_MODEL}
     if bool(first.labels) != bool(second.labels):
         settings.add("labeled_share")
+    elif first.labels:
+        one, other = (settings_of(labels[cell.labels].flags) for cell in (first, second))
+        settings |= {f"label {key}" for key in {**one, **other} if one.get(key) != other.get(key)}
     if "{larger}" in (first.flags, second.flags):
         settings |= {"depth", "width"}
     return settings

@@ -47,6 +47,21 @@ def flags_of(chosen):
     return words
 
 
+def settings_of(flags):
+    """{"noise": "none", "hard": "True"} of "--noise none --hard"."""
+    settings, parts = {}, flags.split()
+    for flag, value in zip(parts, [*parts[1:], "--"]):
+        if flag.startswith("--"):
+            settings[flag[2:].replace("-", "_")] = "True" if value.startswith("--") else value
+    return settings
+
+
+def not_followed(settings, arguments, how):
+    """In words, which of some settings, {name: text}, the arguments of a run have otherwise."""
+    return [f"{how} --{key.replace('_', '-')} {arguments.get(key)}"
+            for key, value in settings.items() if str(arguments.get(key)) != value]
+
+
 def say_next(*words):
     """Prints the command that comes next, to be pasted; not within an experiment."""
     if WITHIN not in os.environ:

@@ -20,6 +20,8 @@ import numpy as np
 
 # Begins the name of a file that is being written.
 UNFINISHED = ".unfinished-"
+# The file that keeps a folder for one process.
+LOCK = ".lock"
 # Folders that this process writes to, and the locks that keep them.
 OCCUPIED = {}
 INTERRUPTED = "\ninterrupted; the same command goes on (a training after its last finished epoch)"
@@ -87,7 +89,7 @@ def occupy(folder, flag="--log-dir"):
     """Keeps a folder for this process."""
     folder = pathlib.Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / ".lock", is_singleton=True)
+    lock = filelock.FileLock(folder / LOCK, is_singleton=True)
     try:
         # The system frees it when the process ends, however it ends.
         lock.acquire(timeout=0.5)

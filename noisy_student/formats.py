@@ -70,6 +70,8 @@ def read(path):
                     if strange:
                         raise UserError(f"{path}: the {name} images have a class {min(strange)}, "
                                         f"but there are {len(class_names)}, from 0 on")
+            if name := twice(class_names):
+                raise UserError(f"{path}: two classes are called {name!r}: give each its own name")
             alike = len(class_names) - len({name.lower() for name in class_names})
             if alike:
                 print(f"warning: {path}: {alike} classes differ from others only by capital "
@@ -78,6 +80,21 @@ def read(path):
     raise UserError(f"{path}: neither a folder nor a Parquet file nor CIFAR's own archive, but "
                     f"{what_it_is(path)}; what it holds must become train/<class>/*, "
                     "test/<class>/*")
+
+
+def labels_all(path):
+    """Whether a data set's format gives each of its training images a label."""
+    path = pathlib.Path(path)
+    reader = next((reader for recognises, reader in READERS if recognises(path)), None)
+    return reader in (read_cifar, read_folders)
+
+
+def twice(names):
+    """The first of some names that is there more than once, or None."""
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            return name
+    return None
 
 
 def part_of(path):

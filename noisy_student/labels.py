@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich import progress
 
-from noisy_student import commands, pool, runs
+from noisy_student import commands, formats, pool, runs
 from noisy_student.batches import in_batches, made_ahead
 from noisy_student.data import load_data
 from noisy_student.files import UserError, sha256, write_arrays
@@ -120,16 +120,23 @@ def load_own_network(path, class_names, data):
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file")
     model = runs.load_network(path)
-    outputs = model.output_shape[-1]
-    if model.input_shape[1:] != (32, 32, 3) or not class_names or len(class_names) != outputs:
-        raise UserError(f"{path}: takes {model.input_shape}, gives {model.output_shape}; "
-                        f"(batch, 32, 32, 3) is needed, and {outputs} names after --classes")
+    takes, gives = model.input_shape, model.output_shape
+    if takes[1:] != (32, 32, 3) or len(gives) != 2 or gives[1] != len(class_names or ()):
+        raise UserError(f"{path}: takes {takes}, gives {gives}; (batch, 32, 32, 3) and "
+                        f"(batch, classes) are needed, and {gives[-1]} names after --classes")
+    if name := formats.twice(class_names):
+        raise UserError(f"--classes: two are called {name!r}: give each its own name")
+    made_from = {"teacher_sha256": sha256(path)}
     data = load_data(data, validation="test") if data else None
     if data is None:
         print("copies of test images are not looked for: --data tells which these are")
+    else:
+        # Its copies are left out, so other labels come of other data.
+        lineage = data.lineage()
+        made_from |= {key: lineage[key] for key in ("data", "data_sha256")}
     network = Network(model, path)
     network.try_out()
-    return Teacher(network, class_names, {"teacher_sha256": sha256(path)}, None, data)
+    return Teacher(network, class_names, made_from, None, data)
 
 
 def check_teacher(teacher, sources, calibrate):
@@ -320,11 +327,12 @@ def load_pseudo(folder, data):
         raise UserError(f"{folder}: holds no pseudo-labels but what {run.script} made")
     if not run.results["kept"]:
         raise UserError(f"{folder}: keeps no image; it is there to be merged with others")
-    # Of a teacher that was not trained here, neither data nor split is known: both checks pass.
+    # What is not known passes: the split of a teacher from elsewhere, and perhaps its data.
     ours = data.lineage()
     theirs = {**ours, **run.made_from}
     if theirs["data_sha256"] != ours["data_sha256"]:
-        raise UserError(f"{folder}: its teacher was trained on another data set")
+        raise UserError(f"{folder}: its teacher was trained on another data set" if run.taught_by
+                        else f"{folder}: the test images of another data set are left out (--data)")
     if theirs["split_sha256"] != ours["split_sha256"]:
         raise UserError(f"{folder}: its teacher was trained on another choice of labelled images "
                         "(--num-labeled, --seed, --validation)")

@@ -258,7 +258,7 @@ class Record:
         with whole_file(path) as beside, open_table(beside, "w") as file:
             writer = csv.writer(file)
             writer.writerow(COLUMNS)
-            for row in self.each_once(kept):
+            for row in self.each_once([*kept, *spare]):
                 place = -1
                 if row.status:
                     self.leave_out(row)
@@ -278,9 +278,9 @@ class Record:
         self.file.seek(0)
         return map(Row._make, csv.reader(self.file))
 
-    def each_once(self, kept):
+    def each_once(self, selected):
         """Yields: every Row; of equal pictures, all but one are left out."""
-        originals, met = self.originals(kept), set()
+        originals, met = self.originals(selected), set()
         for row in self.rows():
             original = originals.get(row.digest)
             if original and (original != (row.source, row.path) or row.digest in met):
@@ -290,15 +290,20 @@ class Record:
                 met.add(row.digest)
             yield row
 
-    def originals(self, kept):
-        """Under which of its names a picture counts that came more than once: {digest: name}."""
+    def originals(self, selected):
+        """Under which of its names a picture counts that came more than once: {digest: name}.
+
+        Under that which was selected, since its pixels are known; or else under the first of those
+        with a label, which all but one have lost where labellings are merged.
+        """
         names = {}
         for row in self.rows() if self.repeated else ():
             if row.digest in self.repeated:
-                name = row.source, row.path
+                name = row.status == SAME_PICTURE, (row.source, row.path)
                 names[row.digest] = min(names.get(row.digest, name), name)
-        return names | {picture.digest.hex(): picture.name for picture in kept
-                        if picture.digest.hex() in names}
+        return ({digest: name for digest, (_, name) in names.items()}
+                | {picture.digest.hex(): picture.name for picture in selected
+                   if picture.digest.hex() in names})
 
     def leave_out(self, row):
         """Counts a file that is left out, and keeps the first examples, and every whole source."""

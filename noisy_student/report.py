@@ -143,6 +143,8 @@ def commands(trainings, labellings):
         if not run.trained:
             need = networks.get(made_from["teacher_sha256"])
             where = ["--teacher", need.folder if need else "FOLDER", "--out"]
+            if not run.taught_by and "data" in made_from:
+                where = ["--data", made_from["data"], *where]
         else:
             where = ["--data", made_from["data"], "--log-dir"]
             if run.taught_by:

@@ -141,6 +141,14 @@ def test_what_is_said_goes_before_what_the_teacher_had(flags, differs, trained):
     assert {name: getattr(args, name) for name in expected} == expected
 
 
+@pytest.mark.parametrize("folder, says", [("pseudo", "holds no training"),
+                                          ("nowhere", "nothing there yet")])
+def test_who_is_to_be_like_a_folder_without_a_training_is_told(folder, says, trained):
+    with pytest.raises(SystemExit) as stopped:
+        arguments.student("", ["--pseudo", "none", "--like", str(trained / folder)])
+    assert f"{trained / folder}: {says}" in stopped.value.code
+
+
 def test_without_a_teacher_to_ask_the_defaults_are_the_articles(tmp_path):
     args = arguments.student("", ["--pseudo", "none", "--like", "none"])
     assert (args.data, args.network, args.depth, args.width, args.recipe, args.seed) == (

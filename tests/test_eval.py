@@ -57,8 +57,9 @@ def a_run(folder, right, seed=0, taught_by=None, class_names=("cat", "dog"), **c
     said = np.full((len(y), len(class_names)), 0.2 / (len(class_names) - 1), dtype=np.float32)
     said[np.arange(len(y)), answer] = 0.8
     noise = {} if folder.name == "teacher" else NOISE
+    learnt = {"pseudo_sha256": files.sha256(repr(taught_by).encode())} if taught_by else {}
     run = runs.Run(str(folder), "x.py", CHOSEN | noise | {"seed": seed} | chosen,
-                   {"data": "toy", "data_sha256": "of the data"}, taught_by)
+                   {"data": "toy", "data_sha256": "of the data", **learnt}, taught_by)
     run.save_predictions(test=(said, y), validation=(said, y))
     write_history(run.path("history.csv"), [
         {"epoch": epoch, "loss": 1.0, "accuracy": 0.5, "val_loss": 1.0, "val_accuracy": 0.5,
@@ -271,6 +272,27 @@ def test_cells_that_do_not_differ_are_warned_of(tmp_path, capsys):
         a_run(tmp_path / name, [1, 0], taught_by=taught_by, **said)
     step5.ask(cells_of(tmp_path))
     assert "Does a larger student help? The two cells were trained alike" in capsys.readouterr().out
+
+
+def test_labels_that_do_not_differ_are_warned_of(tmp_path, capsys):
+    # All labels are calibrated anyway.
+    said, taught_by = as_the_experiment_does("student_calibrated")
+    for name in ("student_of_noisy", "student_calibrated"):
+        a_run(tmp_path / name, [1, 0], taught_by=taught_by, **said)
+    step5.ask(cells_of(tmp_path))
+    out = capsys.readouterr().out
+    assert "Does calibrating the teacher help? The two cells were trained alike" in out
+
+
+def test_labels_that_differ_in_more_than_is_asked_are_warned_of(tmp_path, capsys):
+    for name, share in (("student_of_noisy", 0.7), ("student_calibrated", None)):
+        said, taught_by = as_the_experiment_does(name)
+        taught_by["labelling"] = taught_by["labelling"] | {"keep_share": share}
+        a_run(tmp_path / name, [1, 0], taught_by=taught_by, **said)
+    step5.ask(cells_of(tmp_path))
+    out = capsys.readouterr().out
+    assert "teacher help? The two cells also differ in label keep_share (0.7 and None)\n" in out
+    assert "calibrate (" not in out
 
 
 def test_cells_of_other_seeds_the_answer_names_those_compared(tmp_path, capsys, no_pictures):

@@ -128,11 +128,27 @@ def test_what_needs_a_cell_that_failed_is_not_made(made):
     (["--images", "{toy}/nowhere"], "nowhere: no such folder or archive"),
     (["--images", "{toy}/truth.csv"], "neither a folder, nor a tar or zip archive"),
     (["--images", "rest"], "rest: every image has a label; --flags '--num-labeled N' hides some"),
-    (["--images", "rest", "--cells", "student_of_noisy"], "rest: every image has a label")])
+    (["--images", "rest", "--cells", "student_of_noisy"], "rest: every image has a label"),
+    (["--cells", "teacher", "--flags", "--depth 'a"], "--depth 'a: No closing quotation"),
+    (["--cells", "teacher", "--eval-flags", "--out 'a"], "--out 'a: No closing quotation"),
+    (["--cells", "teacher", "--flags", "--seed 0"], "a seed: that is for --data and --seeds"),
+    (["--cells", "teacher", "--flags", "--data other"], "data or a seed: that is for --data"),
+    (["--cells", "noisy_teacher", "--noise-flags", "--noise input"],
+     "would train noisy_teacher with --noise input, which is another cell"),
+    (["--cells", "student_of_noisy", "--images", "{toy}/unlabeled", "--pseudo-flags",
+      "--noise none"], "would train student_of_noisy with --noise none")])
 def test_mistakes_are_found_before_anything_is_trained(words, message, toy, made):
     with pytest.raises(UserError, match=message):
         experiment.main(parsed("--data", toy, *(word.format(toy=toy) for word in words)))
     assert made == []
+
+
+def test_the_rest_may_be_what_a_data_set_has_no_label_for(tmp_path, toy, made):
+    (tmp_path / "trainLabels.csv").write_text("id,label\n")
+    order = experiment.with_needs(["student_of_noisy"])
+    experiment.check(order, asked("--images", "rest", "--data", tmp_path))
+    # Nobody needs the rest.
+    experiment.check(["noisy_teacher"], asked("--images", "rest", "--data", toy))
 
 
 def test_a_misspelt_cell_is_named(capsys):

@@ -305,6 +305,14 @@ def test_classes_that_differ_by_capital_letters_are_named(tmp_path, capsys):
     assert "1 classes differ from others only by capital letters: Cat, " in capsys.readouterr().out
 
 
+def test_two_classes_of_one_name_are_refused(tmp_path):
+    np.save(tmp_path / "x_train.npy", X)
+    np.save(tmp_path / "y_train.npy", np.arange(len(X)) % 3)
+    (tmp_path / "classes.txt").write_text("crane\ncat\ncrane\n")
+    with pytest.raises(UserError, match="two classes are called 'crane'"):
+        load_data(str(tmp_path))
+
+
 def write_table(path, names=None, **columns):
     """A Parquet file of some columns, with a list of names for its column label."""
     pyarrow = pytest.importorskip("pyarrow")

@@ -161,6 +161,24 @@ def test_the_next_command_names_a_data_set_that_the_labels_do_not_tell(
         f"--log-dir {tmp_path / 'student'}")
 
 
+def test_labels_of_another_choice_of_test_images_are_other_labels(own_network, toy, tmp_path):
+    def label_own(*words):
+        label(toy / "unlabeled", "--teacher", own_network, "--classes", *make_toy.SHAPES,
+              "--threshold", 0, *words, "--out", tmp_path / "out")
+
+    label_own()
+    # With them, their copies would be left out.
+    with pytest.raises(UserError, match="data_sha256 None there, "):
+        label_own("--data", toy)
+    shutil.rmtree(tmp_path / "out")
+    label_own("--data", toy)
+    data = load_data(str(toy))
+    assert labels.load_pseudo(tmp_path / "out", data).taught_by["teacher"] is None
+    with pytest.raises(UserError, match="the test images of another data set are left out"):
+        other = dataclasses.replace(data, x_test=data.x_test[1:], y_test=data.y_test[1:])
+        labels.load_pseudo(tmp_path / "out", other)
+
+
 @pytest.fixture
 def a_network(tmp_path):
     """Saves a network of ten classes that ends in `activation`: its path."""
@@ -212,11 +230,12 @@ def test_network_in_half_precision_teaches_in_float32(dtype, a_network, toy, tmp
 @pytest.mark.parametrize("words, text", [
     ("pool", r"takes \(None, 32, 32, 3\), gives \(None, 10\);.* 10 names after --classes"),
     ("pool --classes a b c", ".* 10 names after --classes"),
+    ("pool --classes a b c d e f g h i i", "two are called 'i'"),
     ("rest --classes a b c d e f g h i j", "its training data are not known"),
     ("pool --calibrate --classes a b c d e f g h i j", "its training data are not known")])
 def test_own_network_without_what_it_needs_is_one_line(words, text, own_network, tmp_path):
     (tmp_path / "pool").mkdir()
-    with pytest.raises(UserError, match=f"^{own_network}: {text}"):
+    with pytest.raises(UserError, match=f"^({own_network}|--classes): {text}"):
         label(*words.replace("pool", str(tmp_path / "pool")).split(), "--teacher", own_network,
               "--out", tmp_path / "out")
 
@@ -225,8 +244,11 @@ def test_network_of_another_shape_or_none_is_one_line(tmp_path):
     model = keras.Sequential([keras.layers.Input((64, 64, 3)), keras.layers.Flatten(),
                               keras.layers.Dense(2)])
     model.save(tmp_path / "large.keras")
+    keras.Sequential([keras.layers.Input((32, 32, 3)), keras.layers.AveragePooling2D(32),
+                      keras.layers.Conv2D(2, 1)]).save(tmp_path / "map.keras")
     (tmp_path / "text.keras").write_text("no network")
     for name, text in (("large", r"takes \(None, 64, 64, 3\)"), ("text", "damaged, or not what"),
+                       ("map", r"takes .*, gives \(None, 1, 1, 2\)"),
                        ("absent", "no such file")):
         with pytest.raises(UserError, match=f"{name}.keras: {text}") as error:
             label(tmp_path, "--teacher", tmp_path / f"{name}.keras", "--classes", "a", "b")

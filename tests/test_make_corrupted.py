@@ -345,6 +345,7 @@ def test_half_a_set_has_no_labels(toy, tmp_path, monkeypatch):
 
     # From before, interrupted before anything was made.
     (tmp_path / ".unfinished-made.json").write_text("{")
+    (tmp_path / ".lock").touch()
     monkeypatch.setitem(CORRUPTIONS, "contrast", (full_disk, (0,) * 5))
     with pytest.raises(OSError):
         make(toy, tmp_path, "--images", 10, "--corruptions", "fog", "contrast")

@@ -103,14 +103,14 @@ def labelled(path, confidence, digest, truth=None, source="s"):
                    raw_confidence=0.6, truth=truth)
 
 
-def write_table(folder, pictures, kept, rule=HALF):
+def write_table(folder, pictures, kept, rule=HALF, spare=()):
     """Returns: the Record, the rows of its table, and what is for a merge."""
     with record.open_table(folder / "seen", "w+") as file:
         seen, digests = record.Record(file, NAMES, rule), set()
         for picture in pictures:
             seen.add(picture, picture.digest in digests)
             digests |= {picture.digest} - {b""}
-        arrays = seen.write_table(folder / "images.csv", kept)
+        arrays = seen.write_table(folder / "images.csv", kept, spare)
     with record.open_table(folder / "images.csv") as file:
         head, *rows = csv.reader(file)
     assert tuple(head) == record.COLUMNS
@@ -148,6 +148,27 @@ def test_equal_pictures_count_once_under_the_first_of_their_names(tmp_path, caps
     assert seen.audit.above.right.tolist() == [0, 2, 0]
     seen.report()
     assert "2 files show the same picture as another one" in capsys.readouterr().out
+
+
+def test_equal_pictures_count_under_the_name_that_a_larger_share_would_keep(tmp_path):
+    # They differ in their last bits: the place in a batch may do that.
+    pictures = [labelled("a", 0.8, b"a" * 16), labelled("b", 0.80000005, b"a" * 16),
+                labelled("c", 0.9, b"c" * 16)]
+    _, rows, arrays = write_table(tmp_path, pictures, pictures[2:], Rule(0.0, share=0.5),
+                                  pictures[1:2])
+    assert [row[4] for row in rows] == ["same picture", "beyond the share", "kept"]
+    # Its pixels are kept for a merge, and are to be found there.
+    assert arrays["place"].tolist() == [-1, 1, 0]
+
+
+def test_a_picture_that_another_labelling_left_out_stays_left_out(tmp_path):
+    # A merge: in a part of it, b was kept, and a was the same picture.
+    seen = Picture("s", "a", digest=b"a" * 16)
+    seen.leave_out("is s/b, pixel for pixel", record.SAME_PICTURE)
+    pictures = [seen, labelled("b", 0.8, b"a" * 16), labelled("c", 0.9, b"c" * 16)]
+    seen, rows, _ = write_table(tmp_path, pictures, pictures[2:], Rule(0.5, cap=1))
+    assert [row[4] for row in rows] == ["same picture", "over the cap", "kept"]
+    assert seen.histogram.sum() == 2
 
 
 @pytest.mark.parametrize("rule, status", [
