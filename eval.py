@@ -2,7 +2,7 @@
 
     python eval.py logs/experiment                     # every finished training below it
     python eval.py logs/teacher logs/student           # these two
-    python eval.py logs/experiment --report report.html --corrupted data/toy-corrupted --adversarial
+    python eval.py logs/demo --report report.html --corrupted data/toy-corrupted --adversarial
 
 Folders of one name are one cell of the experiment, each of another seed. Every question of
 experiment.py is a difference between two cells: how large it is, how sure that is, and the answer
@@ -39,7 +39,7 @@ from noisy_student.metrics import holm, mcnemar, paired_interval
 from noisy_student.tables import as_json, made_table, markdown, sections, tables
 
 # Weights of the four cells of TWO_BY_TWO: teacher, noisy teacher, student without noise, student.
-# The interaction is what pseudo-labels add under noise less what they add without.
+# The last, the interaction, is what pseudo-labels add under noise less what they add without.
 EFFECTS = {
     "Does noise help, averaged over labels and pseudo-labels?": (-0.5, 0.5, -0.5, 0.5),
     "Do pseudo-labels help, averaged over noise and no noise?": (-0.5, -0.5, 0.5, 0.5),
@@ -60,9 +60,11 @@ class Answer:
     # Over seeds and test images; for one seed, over test images alone.
     low: float
     high: float
+    # How probable so large a difference is by chance, where there is none.
     p: float
     per_seed: list
-    # McNemar's exact p of each seed's networks; empty for what is not a difference of two.
+    # The same for the networks themselves, by McNemar's exact test, one for each seed; empty for
+    # what is not a difference of two.
     mcnemar: list
     # Whether it is still shown after Holm's correction for all answers of its table.
     holm: bool = False
@@ -145,8 +147,8 @@ def ask(cells):
         effects = [contrast(name, weights, four) for name, weights in EFFECTS.items()]
     answers, effects = ([answer for answer in some if answer] for some in (answers, effects))
     # Answers of one seed show nothing, and do not count in Holm's correction.
-    asked = [answer for answer in answers + effects if len(answer.seeds) > 1]
-    for answer, stands in zip(asked, holm([answer.p for answer in asked])):
+    counted = [answer for answer in answers + effects if len(answer.seeds) > 1]
+    for answer, stands in zip(counted, holm([answer.p for answer in counted])):
         answer.holm = stands
     return answers, effects
 

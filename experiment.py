@@ -64,7 +64,7 @@ CELLS = {
     "student_of_noisy": Cell("student of the noisy teacher", "pseudo_of_noisy", "",
                              (0.9428, 0.2289)),
     "second_generation": Cell("second generation: the student's student", "pseudo_of_student"),
-    # --larger says which network that is; or else DEEPER does.
+    # In place of {larger}: what --larger says, or else the next --depth, or twice the --width.
     "larger_student": Cell("larger student", "pseudo_of_noisy", "{larger}"),
     # Ablations: the student of the noisy teacher with one thing changed.
     "student_input_noise": Cell("student, noise on the images alone", "pseudo_of_noisy",
@@ -157,7 +157,8 @@ class Experiment:
     expected: str = ""
 
 
-# Each table in results/ comes of one of these: python experiment.py run NAME.
+# Most tables in results/ come of these (docs/experiments.md names the others):
+# python experiment.py run NAME
 EXPERIMENTS = {
     # Few labels and weak noise: strong noise needs more steps than a demo has. The settings were
     # chosen on seeds 0 to 2, so that seeds 3 to 5 can show what they are worth.
@@ -199,7 +200,8 @@ EXPERIMENTS["labels-4000"] = Experiment(
     label_flags="--calibrate --keep-share 0.7",
     pseudo_flags="--labeled-share 0.25",
     eval_flags="--out figures/labels-4000")
-# The article's own: every label, and photos that --images names (the article: ImageNet's).
+# The article's data, with the small network: every label, and photos that --images names (the
+# article: ImageNet's).
 EXPERIMENTS["all-labels"] = Experiment(
     seeds=(0, 1, 2), out="logs/all-labels",
     cells=SIX,
@@ -343,10 +345,11 @@ def check(order, experiment):
         if not chosen.num_labeled and (experiment.data == "cifar10"
                                        or formats.labels_all(experiment.data)):
             raise UserError("rest: every image has a label; --flags '--num-labeled N' hides some")
+    # A wrong flag of eval.py is to be found now, and not after all trainings.
     arguments.evaluation("", [experiment.out, *split(experiment.eval_flags)])
     parsers = {"cifar10_resnet50.py": arguments.teacher, "data_generator.py": arguments.student,
                "imagenet_dummy_label.py": arguments.labelling}
-    # With two seeds, a seed among the flags is not the one that is asked for.
+    # Two seeds are tried: a --seed among the flags may be the one, but not both.
     for name, seed in itertools.product(order, (0, 1)):
         script, *words = words_of(name, experiment.out, seed, experiment)
         chosen = parsers[script]("", words)

@@ -34,6 +34,7 @@ def main(args):
     backend.prepare(0)
     made_by = "python data_generator.py, or cifar10_resnet50.py"
     networks = [runs.trained(folder, made_by) for folder in args.model]
+    # {path: pixels} of what can be read; {path: why not, or None} of every file, in order.
     images, reasons = {}, {}
     for path in files_of(args.images):
         # A file that cannot be read costs its own answer alone, but the exit status tells of it.

@@ -104,7 +104,7 @@ def mean_corruption_error(result):
 # Why does the sign of a gradient find the worst small change? Close to an image x, the loss is
 # nearly a plane: L(x + d) = L(x) + d . g, with g its gradient. Each of the 3,072 values of x may
 # move by epsilon at most. The sum is largest if each term is, so each value moves all the way, in
-# the direction of its g: d = epsilon sign(g). No single step can be seen, but all 3,072 pull the
+# the direction of its g: d = epsilon sign(g). Each changes only a little, but all 3,072 pull the
 # same way: that is why it works at all, and why random noise of the same size does next to nothing.
 
 
@@ -188,7 +188,7 @@ def accuracy_by_attack(result):
 
 
 def make_tests(data, corrupted=None, adversarial=False, shifted=(), most=None):
-    """{name: Test} of what is asked for. A new test is a new entry here.
+    """{name: Test} of what is asked for.
 
     Args:
         data: the Dataset that the networks were trained on. corrupted: a folder, or None.
@@ -196,7 +196,7 @@ def make_tests(data, corrupted=None, adversarial=False, shifted=(), most=None):
         most: at most this many images of each severity, and under attack.
     """
     tests = {}
-    # Who changes a test in this file gets its own numbers, not those that are kept.
+    # With __file__ in its key, a test is made anew after a change of this file.
     if corrupted:
         images = robust_data.load_corrupted(corrupted, data, most)
         key = sha256(images.key.encode(), __file__)

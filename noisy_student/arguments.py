@@ -423,7 +423,8 @@ def experiment(doc, named, cells, argv=None):
     flags.add_argument("--noise-flags", help="of the cells with noise")
     flags.add_argument("--pseudo-flags", help="of the cells with pseudo-labels")
     flags.add_argument("--label-flags", help="of every labelling")
-    flags.add_argument("--larger", help="flags of the larger student (default: the next --depth)")
+    flags.add_argument("--larger", help="flags of the larger student (default: the next --depth, "
+                       "or twice the --width of the small network)")
     flags.add_argument("--eval-flags", help="of eval.py")
     flags.add_argument("--out", help="where the runs go (logs/experiment)")
     flags.add_argument("--jobs", type=COUNT, help="cells at a time (1)")
