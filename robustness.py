@@ -227,6 +227,9 @@ def main(args):
     print(f"\nin {out}: robustness.md")
     if args.corrupted or args.adversarial:
         print(f"picture: {figures.robustness(cells, title, out / 'robustness.png')}")
+    else:
+        # It would be of other numbers.
+        (out / "robustness.png").unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -205,6 +205,9 @@ def from_tar(path, most, wanted):
             if reason and archive.offset <= place:
                 raise UserError(reason)
             if not reason and entry is None:
+                # Zeros follow the last member.
+                if place and archive.offset == place:
+                    raise UserError("it has no end, and may be cut off")
                 break
             place, content = archive.offset, None
             if entry and wanted(entry.name):

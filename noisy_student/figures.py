@@ -662,8 +662,11 @@ def draw_all(cells, title, answers, labellings, class_names, out, x_test=None):
                 "student_mistakes": None if x_test is None else
                 partial(student_mistakes, cells, class_names, x_test)}
     out = pathlib.Path(out)
-    # None of other tables may stand beside these.
-    for path in (*out.glob("overlap*.png"), *(out / f"{name}.png" for name in pictures)):
+    # None of other tables may stand beside these. Step 6 has a table of its own.
+    old = {*out.glob("overlap*.png"), *(out / f"{name}.png" for name in pictures)}
+    if (out / "robustness.md").exists():
+        old.discard(out / "robustness.png")
+    for path in old:
         path.unlink(missing_ok=True)
     return [path for name, draw in pictures.items() if draw
             for path in drawn(draw, out / f"{name}.png")]

@@ -66,6 +66,8 @@ def whole_file(path):
     Two processes may write the same file, where neither occupies its folder: the last one's stays.
     """
     path = pathlib.Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, and a file is to be written there")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{UNFINISHED}{path.name}")
     if not OCCUPIED.keys() & set(path.resolve().parents):

@@ -153,6 +153,15 @@ def hidden(name):
     return name == "__MACOSX" or (name.startswith(".") and name not in (".", ".."))
 
 
+def is_folder(entry):
+    """Whether an os.DirEntry is a folder, or leads to one that can be looked at."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        # A link that leads to itself, or into what is private.
+        return False
+
+
 def visible_files(folder, passed=None, visited=None):
     """Every file below a folder that is not hidden, sorted within each folder: paths.
 
@@ -173,7 +182,7 @@ def visible_files(folder, passed=None, visited=None):
         if hidden(entry.name):
             if passed is not None:
                 passed.append(entry.path)
-        elif not entry.is_dir():
+        elif not is_folder(entry):
             yield pathlib.Path(entry.path)
         else:
             target = os.path.realpath(entry.path)
@@ -189,7 +198,7 @@ def class_folders(folder):
     """
     named = {}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir() and not hidden(entry.name):
+        if is_folder(entry) and not hidden(entry.name):
             name = unicodedata.normalize("NFC", entry.name)
             named.setdefault(name, []).append(entry.path)
     return dict(sorted(named.items()))
@@ -200,7 +209,7 @@ def part_folders(folder):
     found = {}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         part = PARTS.get(entry.name.lower())
-        if part and entry.is_dir():
+        if part and is_folder(entry):
             if part in found:
                 raise UserError(f"{folder}: has {found[part].name}/ and {entry.name}/, and which "
                                 f"one is to {part} with is not known; move one of them away")
@@ -220,7 +229,8 @@ def read_folders(folder):
                             f"least two and the same in all; {place.name}/ has {list(named)}, "
                             f"the first has {class_names}")
         passed += [entry for entry in os.scandir(place) if hidden(entry.name)]
-        stray += sum(entry.is_file() and not hidden(entry.name) for entry in os.scandir(place))
+        stray += sum(not is_folder(entry) and not hidden(entry.name)
+                     for entry in os.scandir(place))
         files, labels = [], []
         for label, folders in enumerate(named.values()):
             for class_folder in folders:
@@ -245,7 +255,9 @@ def read_kaggle(folder):
                         f"it has {', '.join(header)}")
     said = {}
     for row in (dict(zip(header, row)) for row in rows):
-        name, of_class = pathlib.PurePath(row[file]).name, row.get(label) or None
+        name, of_class = pathlib.PurePath(row[file]).name, row.get(label)
+        if of_class in ("", "-1"):
+            of_class = None
         if said.setdefault(name, of_class) != of_class:
             raise UserError(f"{table}: {name} is {said[name]} in one line, {of_class} in another")
     place = part_folders(folder).get("train")

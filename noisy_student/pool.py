@@ -126,7 +126,7 @@ def find_images(source, data=None):
     """
     if source == "rest":
         for i in data.rest:
-            yield Picture(source, data.names[i], data.x[i], data.x[i].nbytes)
+            yield Picture(source, tidy(data.names[i]), data.x[i], data.x[i].nbytes)
         return
     # How often a name came; other than an archive, a folder cannot hold one twice.
     times, archive = Counter(), not os.path.isdir(source)

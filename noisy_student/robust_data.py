@@ -49,7 +49,7 @@ def run_tests(cells, tests, seeds=None):
 
 def remembered(run, name, test):
     """What the test gave the last time for this network and these images, or gives now."""
-    path = run.path(f"robust-{sha256(name.encode())[:8]}.json")
+    path = run.path(f"robust-{sha256(name.encode(errors='surrogateescape'))[:8]}.json")
     key = f"{run.sha256['model.keras']} {test.key}"
     if path.exists():
         try:
@@ -155,10 +155,11 @@ def load_corrupted(folder, data, most=None):
         raise UserError(f"{folder}: has no <corruption>.npy beside labels.npy")
     n = len(y) // SEVERITIES
     chosen = figures.spaced(n, most or n)
-    # Some images of every file: all would take minutes.
-    samples = [x[::max(1, len(x) // 50)] for x in images.values()]
-    key = sha256(" ".join(images).encode(), y, *samples, chosen)
-    return CorruptedSet(images, y, np.arange(SEVERITIES)[:, None] * n + chosen, key)
+    rows = np.arange(SEVERITIES)[:, None] * n + chosen
+    # File by file: all of them are too many for a small machine's memory.
+    seen = [f"{name} {sha256(x[rows])}" for name, x in images.items()]
+    key = sha256("\n".join(seen).encode(errors="surrogateescape"), y, chosen)
+    return CorruptedSet(images, y, rows, key)
 
 
 def corrupted_labels(folder, data):
@@ -227,13 +228,18 @@ def load_shifted(path, class_names):
         its classes are others.
     """
     theirs, parts = formats.read(path)
-    part = next(parts[name] for name in ("test", "val", "train") if name in parts)
+    part = next((parts[name] for name in ("test", "val", "train") if name in parts), None)
+    if part is None:
+        raise UserError(f"{path}: has no labelled images, such as <class>/<images>")
     if theirs == formats.names_of(range(len(theirs))):
         if len(theirs) > len(class_names):
             raise UserError(f"{path}: classes 0 to {len(class_names) - 1} are expected, "
                             f"it has {len(theirs)}")
-        return decode_tests(path, theirs, part._replace(
+        x, y = decode_tests(path, theirs, part._replace(
             labels=renumbered(part.labels, class_names, path)), required=())
+        if len(x) == 0:
+            raise UserError(f"{path}: no image there can be read")
+        return x, y
     missing = [name for name in class_names if name not in theirs]
     if missing:
         raise UserError(f"{path}: no readable image of {', '.join(missing)}")

@@ -81,8 +81,8 @@ def cell_table(cells, known, title):
     head = ["cell", "seed", "steps", "accuracy, %", "cross-entropy", "minutes"]
     rows = []
     for name, cell in cells.items():
-        steps = next(iter(cell.values())).run.results["steps"]
-        rows.append([title(name), ", ".join(map(str, sorted(cell))), f"{steps:,}", accuracy(cell),
+        steps = span(measured.run.results["steps"] for measured in cell.values())
+        rows.append([title(name), ", ".join(map(str, sorted(cell))), steps, accuracy(cell),
                      mean(cell, lambda m: m.loss, digits=3),
                      mean(cell, lambda m: m.run.results["seconds"] / 60, digits=1)])
     if first.run.results["class_names"] == CIFAR10:

@@ -154,6 +154,15 @@ def test_no_picture_of_other_tables_stays(tmp_path):
     assert mine.exists() and not any(path.exists() for path in old)
 
 
+def test_the_picture_of_step_6_stays_beside_its_table(tmp_path):
+    for name in ("robustness.md", "robustness.png"):
+        (tmp_path / name).touch()
+    cells = make_cells(1, seeds=[0])
+    cells["cell0"][0].robust = {}
+    figures.draw_all(cells, str, [], [], NAMES, tmp_path)
+    assert (tmp_path / "robustness.png").exists()
+
+
 @pytest.mark.filterwarnings("error")
 def test_pictures_of_step_2_are_drawn_whatever_names_there_are(tmp_path, capsys):
     kept = pictures_of(plain_images(range(8)), np.arange(8) % 4, np.ones(8),

@@ -29,6 +29,13 @@ def test_file_is_whole_or_absent(tmp_path):
     assert target.read_text() == "one" and list(target.parent.iterdir()) == [target]
 
 
+def test_a_folder_in_a_files_place_is_a_users_mistake(tmp_path):
+    for path in (tmp_path, "."):
+        with pytest.raises(UserError, match="is a folder, and a file is to be written there"):
+            with files.whole_file(path):
+                pass
+
+
 @pytest.mark.skipif(os.name != "posix", reason="no links")
 def test_what_a_killed_run_or_a_stranger_left_is_not_written_through(tmp_path, monkeypatch):
     (tmp_path / "mine").write_text("thesis")

@@ -300,6 +300,28 @@ def test_lines_and_files_that_do_not_belong_together_are_counted(tmp_path, capsy
         capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("unlabelled", ["", "-1"])
+def test_images_of_kaggles_table_without_a_label_are_the_rest(unlabelled, tmp_path, capsys):
+    data = load_data(kaggle_table(
+        tmp_path, lambda text: text.replace("\n4,cat\n", f"\n4,{unlabelled}\n")))
+    assert data.class_names == CIFAR10 and len(data.rest) == 1
+    assert "1 training images have no label" in capsys.readouterr().out
+
+
+def test_a_set_that_leaves_nothing_to_test_with_is_refused(tmp_path):
+    np.save(tmp_path / "x_train.npy", X[:8])
+    np.save(tmp_path / "y_train.npy", np.arange(8) % 2)
+    with pytest.raises(UserError, match="no class has the 5 training images of which one"):
+        load_data(str(tmp_path))
+
+
+def test_a_class_without_an_image_to_test_with_is_named(tmp_path, capsys):
+    np.save(tmp_path / "x_train.npy", X[:20])
+    np.save(tmp_path / "y_train.npy", np.arange(20) // 16)
+    load_data(str(tmp_path))
+    assert "of a class is one: 3, none of 1" in capsys.readouterr().out
+
+
 def test_classes_that_differ_by_capital_letters_are_named(tmp_path, capsys):
     load_data(kaggle_table(tmp_path, lambda text: text.replace("\n4,cat\n", "\n4,Cat\n")))
     assert "1 classes differ from others only by capital letters: Cat, " in capsys.readouterr().out

@@ -153,6 +153,33 @@ def test_hostile_archive_is_good_images_and_one_line(name, content, good, tmp_pa
     assert max(len(picture.path) for picture in pictures) <= 4096
 
 
+def test_tar_that_ends_with_a_member_is_said_to_have_no_end(tmp_path):
+    content = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(content, "PNG")
+    path = pack(tmp_path / "pool.tar", {f"{i}.png": content.getvalue() for i in range(4)})
+    # A header and the content, in blocks.
+    member = 512 + -(-len(content.getvalue()) // 512) * 512
+    os.truncate(path, 2 * member)
+    found = shown(path)
+    assert list(found) == ["0.png", "1.png", ""]
+    assert found[""].endswith("it has no end, and may be cut off")
+
+
+def test_a_link_that_leads_nowhere_costs_no_other(pictures):
+    (pictures / "loop").symlink_to(pictures / "loop")
+    assert check_source(str(pictures)) > 0
+    found = shown(pictures)
+    assert len(found) == 8 and isinstance(found["loop"], str)
+
+
+def test_the_rest_is_named_as_truths_name_it():
+    decomposed = "cafe\u0301"
+    data = Dataset("d", ["café"], np.zeros((1, 32, 32, 3)), None, [f"train/{decomposed}/1.png"],
+                   None, None, rest=np.array([0]))
+    (picture,) = find_images("rest", data)
+    assert picture.path == "train/caf\u00e9/1.png"
+
+
 @pytest.mark.parametrize("unpack", [lambda content: content, gzip.compress, lzma.compress])
 def test_tars_written_one_after_the_other_are_read(unpack, tmp_path):
     tars = [pack(tmp_path / "a.tar", {f"{name}.png": png()}).read_bytes() for name in "abc"]

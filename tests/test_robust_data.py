@@ -54,6 +54,16 @@ def test_a_limit_takes_the_same_images_of_every_severity(layout):
     assert (robust_data.load_corrupted(layout, a_data_set(), most=99).rows == everything.rows).all()
 
 
+def test_each_image_that_is_looked_at_is_in_the_key(layout):
+    before = [robust_data.load_corrupted(layout, a_data_set(), most).key for most in (None, 2)]
+    fog = np.load(layout / "fog.npy")
+    # The second image of the last severity, which two of six do not show.
+    fog[25, 0, 0, 0] += 1
+    np.save(layout / "fog.npy", fog)
+    after = [robust_data.load_corrupted(layout, a_data_set(), most).key for most in (None, 2)]
+    assert before[0] != after[0] and before[1] == after[1]
+
+
 @pytest.mark.parametrize("name, content, message", [
     ("labels.npy", None, "has no labels.npy"),
     ("labels.npy", np.tile(np.arange(100), 5), "has classes 0 to 99, the networks know 10"),
@@ -162,6 +172,18 @@ def test_other_images_of_the_same_classes(part, folders):
 def test_a_class_without_an_image_is_named(folders):
     with pytest.raises(UserError, match="no readable image of ship"):
         robust_data.load_shifted(folders / "b", ["cat", "ship"])
+
+
+def test_other_images_without_classes_or_that_none_can_read(tmp_path):
+    (tmp_path / "flat.png").write_bytes(b"x")
+    with pytest.raises(UserError, match="has no labelled images, such as <class>/<images>"):
+        robust_data.load_shifted(str(tmp_path), CIFAR10)
+    for number in range(10):
+        folder = tmp_path / "numbered" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "0.png").write_bytes(b"x")
+    with pytest.raises(UserError, match="numbered: no image there can be read"):
+        robust_data.load_shifted(str(tmp_path / "numbered"), CIFAR10)
 
 
 def test_shifted_images_that_are_not_there(tmp_path):
