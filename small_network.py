@@ -14,6 +14,12 @@ results/small_network.md.
 Step 1 builds it for the teacher, step 3 adds stochastic depth and dropout for the student.
 """
 
+from noisy_student import arguments
+
+if __name__ == "__main__":
+    # Before Keras is imported, which takes seconds.
+    args = arguments.small(__doc__)
+
 import math
 
 import keras
@@ -206,13 +212,13 @@ def build_small(width=1.0, num_classes=10, dropout=None, survivals=None):
     return keras.Model(inputs, outputs, name="small")
 
 
-def main():
+def main(args):
     """Prints each layer's cost.
 
     Training takes 6 FLOP per multiply-add: 2 forward, 2 for the layer's own gradient, and 2 for
     that of the layers before it. `whiten`, which is fixed, takes 2, and group1_conv1 takes 4.
     """
-    model = build_small()
+    model = build_small(args.width)
     print("layer            output        million multiply-adds")
     total = 0
     for layer in model.layers:
@@ -226,4 +232,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, args)

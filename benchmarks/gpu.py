@@ -311,6 +311,12 @@ def article_epochs(setting, seconds):
 
     backend = max(speeds, key=lambda name: most(*speeds[name]))
     epochs = most(*speeds[backend])
+    begun = setting.out / "article" / "seed0" / "teacher" / "run.json"
+    if begun.exists():
+        # What was begun goes on as it was begun.
+        run = json.loads(begun.read_text())
+        epochs, backend = run["arguments"]["epochs"], run["versions"]["backend"]
+        return epochs, seconds, backend
     return epochs, all_of(max(1, epochs), *speeds[backend]), backend
 
 
@@ -641,10 +647,15 @@ def describe_machine(args, data, path):
     cards = [f"{card.name}, compute capability {dotted(card.capability)}, "
              f"{card.memory_mib:,} MiB, driver {card.driver}" for card in nvidia_cards()]
     cudnn = cudnn_version()
-    before = json.loads(path.read_text())["commands"] if path.exists() else []
+    known = json.loads(path.read_text()) if path.exists() else {"commands": []}
+    if known.get("dry", args.dry_run) != args.dry_run:
+        raise UserError(f"{path.parent}: a dry run and another one do not go together; "
+                        "choose another --out")
+    before = known["commands"]
     command = shlex.join(["python", "benchmarks/gpu.py", *sys.argv[1:]])
     write_json(path, {
         **json.loads((data / "about.json").read_text()), "minutes": args.minutes,
+        "dry": args.dry_run,
         "machine": machine(), "card": "; ".join(cards) or "No card",
         # Of --only, several may have made what is there.
         "commands": before + [command] * (command not in before),
@@ -657,7 +668,8 @@ def main():
     flags = argparse.ArgumentParser(description=__doc__,
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--minutes", type=float, default=9, help="for all of it (9)")
-    flags.add_argument("--out", type=pathlib.Path, default="logs/gpu")
+    flags.add_argument("--out", type=pathlib.Path,
+                       help="(logs/gpu, and of a dry run logs/gpu-dry)")
     flags.add_argument("--data", type=pathlib.Path, default="data-real/packed",
                        help="a folder that --pack has written (data-real/packed)")
     flags.add_argument("--archive", type=pathlib.Path, help="a .tar.gz of all but the networks")
@@ -683,7 +695,7 @@ def main():
 
 def run(args):
     started = time.monotonic()
-    out = args.out.resolve()
+    out = (args.out or ROOT / "logs" / ("gpu-dry" if args.dry_run else "gpu")).resolve()
     out.mkdir(parents=True, exist_ok=True)
     data = draw_and_pack(out) if args.dry_run else args.data.resolve()
     if not (data / "photos.tar").is_file():

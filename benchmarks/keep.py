@@ -13,16 +13,17 @@ import shutil
 import measure  # noqa: F401  finds the package
 import numpy as np
 
+from noisy_student import runs
 from noisy_student.files import read_json, run_script, sha256, whole_file, write_json
 
 
 def keep(folder, target):
-    """Copies one finished run."""
+    """Copies one finished run. Raises: UserError, where its files are not what it wrote."""
     target.mkdir(parents=True, exist_ok=True)
-    record = read_json(folder / "run.json")
-    if (folder / "history.csv").exists():
-        shutil.copy(folder / "history.csv", target)
-        arrays = dict(np.load(folder / "predictions.npz"))
+    run, record = runs.read(folder), read_json(folder / "run.json")
+    if run.trained:
+        shutil.copy(run.check("history.csv"), target)
+        arrays = dict(run.arrays("predictions.npz"))
         for name in ("test", "validation"):
             p = arrays.get(name)
             if p is not None and p.dtype == np.float32:

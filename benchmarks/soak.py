@@ -3,7 +3,7 @@
     python benchmarks/soak.py                       # everything, about 25 minutes on two cores
     python benchmarks/soak.py kills --count 10      # one part
 
-kills       a student's training (all noises, the article's recipe), killed at random moments, then
+kills       a student's training (all noises, the recipe fast), killed at random moments, then
             finished
 labelling   a labelling run, killed at random moments, with other numbers of workers, then finished
 disk        training and labelling on a disk that fills up at random points (Linux, as root: it

@@ -33,6 +33,7 @@ def number(kind, low, high=math.inf, open_low=False):
 COUNT = number(int, 1)
 SHARE = number(float, 0, 1)
 PROBABILITY = number(float, 0, 1, open_low=True)
+WIDTH = number(float, 0, 16, open_low=True)
 # Keras' name for each, and its own. Keras knows more, which cannot train.
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 # What the command line need not say where there is no teacher to ask: the article's.
@@ -57,10 +58,12 @@ class Parser(argparse.ArgumentParser):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 with open(settings, encoding="utf-8") as file:
                     backend = json.load(file).get("backend")
-        if backend and backend not in BACKENDS:
+        if not backend:
+            said_by, backend = "without KERAS_BACKEND, Keras itself", "tensorflow"
+        if backend not in BACKENDS:
             sys.exit(f"error: {said_by} chooses {backend!r} for Keras to compute on; networks are "
                      f"trained on {', '.join(BACKENDS)}")
-        if backend and importlib.util.find_spec(backend) is None:
+        if importlib.util.find_spec(backend) is None:
             sys.exit(f"error: {said_by} chooses {backend!r} for Keras to compute on, and there is "
                      "no such package in this environment")
         return args
@@ -93,7 +96,7 @@ def add_network(flags):
                        help="resnet: the article's, the default; small: small_network.py")
     flags.add_argument("--depth", type=int,
                        help="of the resnet: 14, 26, 50 (the article's), 101, 152")
-    flags.add_argument("--width", type=number(float, 0, 16, open_low=True),
+    flags.add_argument("--width", type=WIDTH,
                        help="multiplies every filter count (1)")
 
 
@@ -239,6 +242,13 @@ def teacher(doc, argv=None):
     return parse_with_network(flags, argv)
 
 
+def small(doc, argv=None):
+    """The command line of small_network.py."""
+    flags = parser(doc)
+    flags.add_argument("--width", type=WIDTH, default=1.0, help="multiplies every filter count (1)")
+    return flags.parse_args(argv)
+
+
 def labelling(doc, argv=None):
     """The command line of step 2, imagenet_dummy_label.py."""
     flags = parser(doc)
@@ -297,7 +307,7 @@ def labelling(doc, argv=None):
             refuse_missing(teacher=args.teacher)
         elif not args.merge:
             refuse_unmade(args.teacher, "python cifar10_resnet50.py")
-        onednn.choose_for_run(args.teacher)
+        onednn.choose_for_runs([args.teacher])
     return args
 
 
@@ -363,6 +373,7 @@ def evaluation(doc, argv=None):
                 sys.exit(f"error: {folder}: no folder (run.json). "
                          "Run first: python cifar10_resnet50.py")
         refuse_missing(corrupted=args.corrupted)
+        onednn.choose_for_runs(args.runs)
     return args
 
 
@@ -375,6 +386,8 @@ def robustness(doc, argv=None):
     args = flags.parse_args(argv)
     if not (args.corrupted or args.adversarial or args.shifted):
         flags.error("which test? --adversarial, --corrupted DIR or --shifted DIR")
+    if argv is None:
+        onednn.choose_for_runs(args.runs)
     return args
 
 
@@ -398,6 +411,7 @@ def prediction(doc, argv=None):
     if argv is None:
         for folder in args.model:
             refuse_unmade(folder, "python data_generator.py, or cifar10_resnet50.py")
+        onednn.choose_for_runs(args.model)
     return args
 
 

@@ -31,6 +31,7 @@ else:
 # What every network here relies on, whatever the user's own keras.json says.
 keras.config.set_image_data_format("channels_last")
 keras.config.set_floatx("float32")
+keras.config.set_epsilon(1e-7)
 
 # Options of glibc's malloc, from its malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8

@@ -96,11 +96,13 @@ def cluster(address, cpus):
         raise UserError(f"--address {address}: no Ray cluster of the same versions answers there "
                         f"({first_line(error)}). Begin one with: ray start --head") from None
     try:
-        most = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+        gpus = int(ray.cluster_resources().get("GPU", 0) > 0)
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        most = max(has.get("CPU", 0) for has in machines if has.get("GPU", 0) >= gpus)
         if cpus > most:
-            raise UserError(f"{cpus} cores for a command: no machine of the cluster has more than "
-                            f"{most:.0f}")
-        yield {"num_cpus": cpus, "num_gpus": int(ray.cluster_resources().get("GPU", 0) > 0)}
+            raise UserError(f"{cpus} cores for a command: no machine of the cluster"
+                            f"{' with a GPU' if gpus else ''} has more than {most:.0f}")
+        yield {"num_cpus": cpus, "num_gpus": gpus}
     finally:
         ray.shutdown()
 

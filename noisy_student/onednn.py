@@ -37,12 +37,16 @@ def choose(network, width, log_dir=None):
     os.environ[VARIABLE] = str(int(safe))
 
 
-def choose_for_run(folder):
-    """The same for the network of a finished training, which is in a folder."""
-    chosen = read_json(pathlib.Path(folder, "run.json")).get("arguments", {})
+def choose_for_runs(folders):
+    """The same for the networks of all trainings in some folders, or below them."""
+    paths = [path for folder in folders for path in pathlib.Path(folder).rglob("run.json")]
+    chosen = [read_json(path).get("arguments", {}) for path in paths]
+    # Of a labelling there is none.
+    chosen = [settings for settings in chosen if "width" in settings]
+    widths = [settings["width"] for settings in chosen if settings.get("network") != "small"]
     # A network from elsewhere may be of any kind: it is left to TensorFlow.
     if chosen:
-        choose(chosen.get("network", "resnet"), chosen.get("width", 1.0))
+        choose("resnet" if widths else "small", min(widths, default=1.0))
 
 
 def read_json(path):

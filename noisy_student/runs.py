@@ -161,6 +161,10 @@ def start(script, folder, arguments, made_from, taught_by=None, flag="--log-dir"
         old = read(folder)
         worth_keeping = old.finished or old.path(BACKUP).exists() or old.script != script
         differs = differences(old, run)
+        there, here = old.versions.get("backend"), versions["backend"]
+        if not old.finished and there != here:
+            # Its weights would be neither's.
+            differs.append(f"backend {there} there, {here} here")
         if worth_keeping and differs:
             raise UserError(f"{folder} holds another run ({'; '.join(differs)}): "
                             f"choose another {flag}, or delete that folder")

@@ -1,6 +1,7 @@
 """fit(), such that a killed training goes on as if it had not been killed."""
 
 import csv
+import importlib.util
 import json
 import math
 import os
@@ -226,6 +227,9 @@ def tensorboard_callbacks(run, wanted):
     except ImportError:
         raise UserError("--tensorboard: it is not installed. Run: python -m pip install "
                         "tensorboard") from None
+    if importlib.util.find_spec("tensorflow") is None:
+        raise UserError("--tensorboard: Keras writes these logs with TensorFlow, which is not "
+                        "installed")
     return [keras.callbacks.TensorBoard(run.path("tensorboard"))]
 
 

@@ -13,8 +13,8 @@ import experiment
 from noisy_student import arguments
 
 SCRIPTS = ["cifar10_resnet50", "imagenet_dummy_label", "stochastic_resblock", "Rand_Augment",
-           "data_generator", "eval", "robustness", "experiment", "predict", "data/make_toy",
-           "data/make_corrupted"]
+           "data_generator", "small_network", "eval", "robustness", "experiment", "predict",
+           "data/make_toy", "data/make_corrupted"]
 
 
 def experiments(doc, argv):
@@ -79,6 +79,13 @@ def test_a_backend_that_is_not_installed_is_one_line(monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="^error: KERAS_BACKEND chooses 'jax' .* no such package"):
+        arguments.teacher("", [])
+
+
+def test_a_backend_that_nobody_chooses_is_to_be_installed(settings, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="^error: without KERAS_BACKEND, Keras itself chooses "
+                                         "'tensorflow' .* no such package"):
         arguments.teacher("", [])
 
 

@@ -65,7 +65,8 @@ def test_a_run_that_is_kept_says_the_same_in_less_room(tmp_path):
     before.mkdir(parents=True)
     (before / "history.csv").write_bytes((kept / "history.csv").read_bytes())
     (before / "model.keras").write_bytes(b"large")
-    copy = replace(run, folder=str(before), sha256={})
+    copy = replace(run, folder=str(before), sha256={
+        "history.csv": sha256(before / "history.csv")})
     copy.save_predictions(test=run.predictions("test"), validation=run.predictions("validation"))
     copy.sha256["predictions.npz"] = sha256(before / "predictions.npz")
     copy.save()
@@ -80,3 +81,9 @@ def test_a_run_that_is_kept_says_the_same_in_less_room(tmp_path):
     q, t = copy.predictions("test")
     assert (y == t).all() and (p.argmax(axis=1) == q.argmax(axis=1)).all()
     assert abs(p - q).max() < 1e-3
+    # What is not what the run wrote is not kept as if it were.
+    (before / "predictions.npz").write_bytes(b"others")
+    again = subprocess.run([sys.executable, ROOT / "benchmarks" / "keep.py", tmp_path / "logs",
+                            tmp_path / "again"], capture_output=True, text=True)
+    assert again.returncode == 1 and "predictions.npz" in again.stderr
+    assert not list(tmp_path.glob("again/**/run.json"))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, load_benchmark
@@ -76,6 +77,21 @@ def test_the_article_has_the_epochs_that_fit(gpu, setting):
     epochs, seconds, backend = gpu.article_epochs(setting, 2000)
     # 120 + 45 + 24 seconds an epoch.
     assert (epochs, seconds, backend) == (76, 1989, "jax")
+    # What was begun goes on as it was begun.
+    teacher = setting.out / "article" / "seed0" / "teacher"
+    teacher.mkdir(parents=True)
+    (teacher / "run.json").write_text(json.dumps(
+        {"arguments": {"epochs": 3}, "versions": {"backend": "torch"}}))
+    assert gpu.article_epochs(setting, 2000) == (3, 2000, "torch")
+
+
+def test_a_dry_run_and_another_one_are_kept_apart(gpu, tmp_path):
+    (tmp_path / "about.json").write_text('{"jpeg": false}')
+    args = SimpleNamespace(minutes=1, dry_run=True)
+    gpu.describe_machine(args, tmp_path, tmp_path / "machine.json")
+    args.dry_run = False
+    with pytest.raises(gpu.UserError, match="a dry run and another one do not go together"):
+        gpu.describe_machine(args, tmp_path, tmp_path / "machine.json")
 
 
 def python(gpu, program, name="piece"):

@@ -50,10 +50,21 @@ def test_a_training_goes_on_with_the_kernels_it_was_begun_with(versions, value, 
     ({"network": "small", "width": 0.5}, "1"), ({"width": 0.03}, "0"), ({"width": 1.0}, "1")])
 def test_a_teacher_labels_with_the_kernels_that_its_network_bears(arguments, value, tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"arguments": arguments}))
-    onednn.choose_for_run(tmp_path)
+    onednn.choose_for_runs([tmp_path])
+    assert chosen() == value
+
+
+@pytest.mark.parametrize("width, value", [(0.03, "0"), (0.5, "1")])
+def test_several_networks_are_asked_with_the_kernels_that_all_of_them_bear(width, value, tmp_path):
+    for name, arguments in (("seed0/teacher", {"width": 1.0}), ("seed0/student", {"width": width}),
+                            ("seed0/small", {"network": "small", "width": 0.01}),
+                            ("seed0/pseudo", {"threshold": 0.5})):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "run.json").write_text(json.dumps({"arguments": arguments}))
+    onednn.choose_for_runs([tmp_path])
     assert chosen() == value
 
 
 def test_network_from_elsewhere_is_left_to_tensorflow(tmp_path):
-    onednn.choose_for_run(tmp_path / "own.keras")
+    onednn.choose_for_runs([tmp_path / "own.keras"])
     assert chosen() is None

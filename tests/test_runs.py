@@ -34,6 +34,18 @@ def start(folder, script="cifar10_resnet50.py", made_from=FROM, flag="--log-dir"
     return runs.start(script, folder, {**arguments, **words}, made_from, flag=flag, code=code)
 
 
+def test_a_killed_run_does_not_go_on_with_another_backend(tmp_path, monkeypatch):
+    run = start(tmp_path)
+    run.path(runs.BACKUP).touch()
+    mine = keras.backend.backend()
+    monkeypatch.setattr(keras.backend, "backend", lambda: "another")
+    with pytest.raises(UserError, match=f"holds another run .backend {mine} there, another here"):
+        start(tmp_path)
+    # What is finished is only read.
+    run.finish(test_accuracy=0.5)
+    assert start(tmp_path).finished
+
+
 def test_unfinished_run_without_a_backup_gives_way(tmp_path):
     start(tmp_path)
     assert start(tmp_path, seed=1).arguments == {"seed": 1, "epochs": 30}
