@@ -38,10 +38,10 @@ def tables(cells, known, title, answers, effects, labellings, robust):
         cells: {name: {seed: Measured}}. known: experiment.py's CELLS. title: of a cell by its
             name. robust: tables of step 6, which stand in the middle.
     """
-    text = {"The answers": answer_table(answers, effects),
-            "The cells": cell_table(cells, known, title),
-            "The classes": class_table(cells),
-            "Calibration": calibration_table(cells, title), **robust}
+    text = {"The answers": answer_table(answers, effects)} if answers or effects else {}
+    text |= {"The cells": cell_table(cells, known, title),
+             "The classes": class_table(cells),
+             "Calibration": calibration_table(cells, title), **robust}
     if labellings:
         text["The pseudo-labels"] = label_table(labellings)
     text["Every run"] = run_table(cells)
