@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
 from noisy_student import arguments, commands, formats, pool
-from noisy_student.commands import Command, not_followed, settings_of
+from noisy_student.commands import Command, otherwise_than
 from noisy_student.files import UserError, occupy, run_script
 
 
@@ -341,11 +341,9 @@ def check(order, experiment):
     for source in experiment.images:
         if source != "rest":
             pool.check_source(source)
-    if "rest" in experiment.images and set(order) & set(LABELS):
-        chosen = arguments.teacher("", split(experiment.flags))
-        if not chosen.num_labeled and (experiment.data == "cifar10"
-                                       or formats.labels_all(experiment.data)):
-            raise UserError("rest: every image has a label; --flags '--num-labeled N' hides some")
+    # Where a data set has a label for each image, the rest is what --num-labeled hides.
+    must_hide = ("rest" in experiment.images and set(order) & set(LABELS)
+                 and (experiment.data == "cifar10" or formats.labels_all(experiment.data)))
     # A wrong flag of eval.py is to be found now, and not after all trainings.
     arguments.evaluation("", [experiment.out, *split(experiment.eval_flags)])
     parsers = {"cifar10_resnet50.py": arguments.teacher, "data_generator.py": arguments.student,
@@ -358,9 +356,9 @@ def check(order, experiment):
             continue
         if (chosen.data, chosen.seed) != (experiment.data, seed):
             raise UserError("the flags name data or a seed: that is for --data and --seeds")
-        # Step 1 knows no noise.
-        settings = {"noise": "all"} | settings_of(CELLS[name].flags)
-        if otherwise := not_followed(settings, {"noise": "none"} | vars(chosen), "with"):
+        if must_hide and not chosen.num_labeled:
+            raise UserError("rest: every image has a label; --flags '--num-labeled N' hides some")
+        if otherwise := otherwise_than(CELLS[name].flags, vars(chosen)):
             raise UserError(f"the flags would train {name} {', '.join(otherwise)}, "
                             "which is another cell")
 

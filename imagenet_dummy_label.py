@@ -102,9 +102,8 @@ class Rule:
     """What is kept of all that the teacher has seen, and how it is used.
 
     threshold    a picture is kept if its confidence is above (article: 0.75; the paper, Xie et al.
-                 2020: 0.3).
-                 Label smoothing s aims at 1 - s + s/C: 0.82 for the sprint recipe and ten classes.
-                 With such a teacher, calibrate or use `share`
+                 2020: 0.3). Label smoothing s aims at 1 - s + s/C: 0.82 for the sprint recipe and
+                 ten classes. With such a teacher, calibrate or use `share`
     share        only this share, 0..1, of what the teacher put into a class is kept; None: all
     cap          at most this many of a class are kept (the paper: 130,000); None: no cap
     max_repeats  a picture is used at most this often when classes are balanced; None: no limit

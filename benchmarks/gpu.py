@@ -299,6 +299,11 @@ def article_epochs(setting, seconds):
     Returns: epochs, the seconds that are expected for them (for one, if there are none), and the
         backend that has time for the most.
     """
+    begun = setting.out / "article" / "seed0" / "teacher" / "run.json"
+    if begun.exists():
+        # What was begun goes on as it was begun.
+        run = json.loads(begun.read_text())
+        return run["arguments"]["epochs"], seconds, run["versions"]["backend"]
     speeds = measured_speeds(setting, "article") or {
         installed()[0]: (START["article"], ASSUMED["article"] / FLOPS["article"])}
 
@@ -311,12 +316,6 @@ def article_epochs(setting, seconds):
 
     backend = max(speeds, key=lambda name: most(*speeds[name]))
     epochs = most(*speeds[backend])
-    begun = setting.out / "article" / "seed0" / "teacher" / "run.json"
-    if begun.exists():
-        # What was begun goes on as it was begun.
-        run = json.loads(begun.read_text())
-        epochs, backend = run["arguments"]["epochs"], run["versions"]["backend"]
-        return epochs, seconds, backend
     return epochs, all_of(max(1, epochs), *speeds[backend]), backend
 
 

@@ -317,7 +317,7 @@ def claim(out, settings):
         if other:
             raise UserError(f"{out} holds a set made with other arguments (see {', '.join(other)} "
                             f"in {made}). Give another folder, or delete it")
-    elif out.is_dir() and any(not path.name.startswith((UNFINISHED, LOCK))
+    elif out.is_dir() and any(path.name != LOCK and not path.name.startswith(UNFINISHED)
                               for path in out.iterdir()):
         raise UserError(f"{out} holds something that this script has not made. Give another folder")
     occupy(out, flag="folder")

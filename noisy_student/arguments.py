@@ -96,8 +96,7 @@ def add_network(flags):
                        help="resnet: the article's, the default; small: small_network.py")
     flags.add_argument("--depth", type=int,
                        help="of the resnet: 14, 26, 50 (the article's), 101, 152")
-    flags.add_argument("--width", type=WIDTH,
-                       help="multiplies every filter count (1)")
+    flags.add_argument("--width", type=WIDTH, help="multiplies every filter count (1)")
 
 
 def parse_with_network(flags, argv):
@@ -144,9 +143,9 @@ def settings_of_teacher(given):
     if given["pseudo"] != "none":
         # A teacher from elsewhere has no settings that are known.
         chosen = (run.get("taught_by") or {}).get("arguments", {})
-    if not chosen:
-        if given["pseudo"] == "none" and folder not in ("none", LIKE):
-            refuse_unmade(folder, "python cifar10_resnet50.py")
+    if given["pseudo"] == "none" and folder not in ("none", LIKE):
+        refuse_unmade(folder, "python cifar10_resnet50.py")
+    elif not chosen:
         return {}
     if "recipe" not in chosen:
         sys.exit(f"error: --like {folder}: holds no training")

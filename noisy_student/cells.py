@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from noisy_student import runs
-from noisy_student.commands import not_followed, settings_of
+from noisy_student.commands import not_followed, otherwise_than, settings_of
 from noisy_student.files import UserError, printable, reading
 from noisy_student.metrics import (
     Temperature,
@@ -200,9 +200,7 @@ def differs_from(name, arguments, taught_by, cells, labels):
     cell, differences = cells[name], []
     if bool(taught_by) != bool(cell.labels):
         differences.append("with pseudo-labels" if taught_by else "with --pseudo none")
-    # Step 1 knows no noise.
-    arguments = {"noise": "none"} | arguments
-    differences += not_followed({"noise": "all"} | settings_of(cell.flags), arguments, "with")
+    differences += otherwise_than(cell.flags, arguments)
     if taught_by and cell.labels:
         right, teacher = labels[cell.labels], taught_by["teacher"]
         differences += not_followed(settings_of(right.flags), taught_by["labelling"],
@@ -264,17 +262,21 @@ def warn_if_unmatched(question, first, second, asked=None, labels=None):
         print(f"warning: {question} The two cells also differ in {', '.join(more)}")
 
 
+def unequal(one, other):
+    """The keys whose values differ between two dictionaries, or that only one has."""
+    return {key for key in {**one, **other} if one.get(key) != other.get(key)}
+
+
 def asked_about(first, second, labels):
     """The settings that two cells of the experiment differ in by their flags or their labels'."""
-    one, other = ({"noise": "all"} | settings_of(cell.flags) for cell in (first, second))
-    settings = {key for key in {**one, **other} if one.get(key) != other.get(key)}
+    settings = unequal(*({"noise": "all"} | settings_of(cell.flags) for cell in (first, second)))
     if "noise" in settings:
         settings |= {"flip_and_crop", *ON_IMAGES, *ON_MODEL}
     if bool(first.labels) != bool(second.labels):
         settings.add("labeled_share")
     elif first.labels:
-        one, other = (settings_of(labels[cell.labels].flags) for cell in (first, second))
-        settings |= {f"label {key}" for key in {**one, **other} if one.get(key) != other.get(key)}
+        of_labels = unequal(*(settings_of(labels[cell.labels].flags) for cell in (first, second)))
+        settings |= {f"label {key}" for key in of_labels}
     if "{larger}" in (first.flags, second.flags):
         settings |= {"depth", "width"}
     return settings

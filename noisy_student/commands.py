@@ -62,6 +62,13 @@ def not_followed(settings, arguments, how):
             for key, value in settings.items() if str(arguments.get(key)) != value]
 
 
+def otherwise_than(flags, arguments):
+    """In words, which of a cell's flags the arguments of a training have otherwise."""
+    # A cell is under all noise where its flags do not say so; step 1 knows none.
+    return not_followed({"noise": "all"} | settings_of(flags), {"noise": "none"} | arguments,
+                        "with")
+
+
 def say_next(*words):
     """Prints the command that comes next, to be pasted; not within an experiment."""
     if WITHIN not in os.environ:

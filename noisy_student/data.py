@@ -135,10 +135,10 @@ def load_files(path):
     test = np.zeros(len(y), dtype=bool)
     for c in range(len(class_names)):
         test[np.flatnonzero(y == c)[TEST_EVERY - 1::TEST_EVERY]] = True
-    untested = [name for c, name in enumerate(class_names) if not test[y == c].any()]
     if not test.any():
         raise UserError(f"{path}: has no test images, and no class has the {TEST_EVERY} training "
                         "images of which one could be held out; add test/<class>/*")
+    untested = [name for c, name in enumerate(class_names) if not test[y == c].any()]
     print(f"{path}: has no test images with labels, so every {TEST_EVERY}th training image of a "
           f"class is one: {test.sum():,}{', none of ' if untested else ''}{', '.join(untested)}")
     names = [name for name, tested in zip(names, test) if not tested]

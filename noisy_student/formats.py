@@ -11,6 +11,7 @@ import pathlib
 import pickle
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -59,42 +60,42 @@ def read(path):
         raise UserError(f"{path}: no such folder or file. Data is 'cifar10', or a folder "
                         "train/<class>/*, test/<class>/*; python data/make_toy.py data/toy draws "
                         "one. docs/data.md names the other formats")
-    for recognises, reader in READERS:
-        if recognises(path):
-            with reading(path):
-                class_names, parts = reader(path)
-                # Competitions keep the labels of their test images to themselves.
-                parts = {name: part for name, part in parts.items() if (part.labels >= 0).any()}
-                for name, part in parts.items():
-                    strange = set(part.labels.tolist()) - set(range(-1, len(class_names)))
-                    if strange:
-                        raise UserError(f"{path}: the {name} images have a class {min(strange)}, "
-                                        f"but there are {len(class_names)}, from 0 on")
-            if name := twice(class_names):
-                raise UserError(f"{path}: two classes are called {name!r}: give each its own name")
-            alike = len(class_names) - len({name.lower() for name in class_names})
-            if alike:
-                print(f"warning: {path}: {alike} classes differ from others only by capital "
-                      f"letters: {', '.join(class_names)}")
-            return class_names, parts
-    raise UserError(f"{path}: neither a folder nor a Parquet file nor CIFAR's own archive, but "
-                    f"{what_it_is(path)}; what it holds must become train/<class>/*, "
-                    "test/<class>/*")
+    reader = reader_of(path)
+    if reader is None:
+        raise UserError(f"{path}: neither a folder nor a Parquet file nor CIFAR's own archive, but "
+                        f"{what_it_is(path)}; what it holds must become train/<class>/*, "
+                        "test/<class>/*")
+    with reading(path):
+        class_names, parts = reader(path)
+        # Competitions keep the labels of their test images to themselves.
+        parts = {name: part for name, part in parts.items() if (part.labels >= 0).any()}
+        for name, part in parts.items():
+            strange = set(part.labels.tolist()) - set(range(-1, len(class_names)))
+            if strange:
+                raise UserError(f"{path}: the {name} images have a class {min(strange)}, "
+                                f"but there are {len(class_names)}, from 0 on")
+    if name := twice(class_names):
+        raise UserError(f"{path}: two classes are called {name!r}: give each its own name")
+    alike = len(class_names) - len({name.lower() for name in class_names})
+    if alike:
+        print(f"warning: {path}: {alike} classes differ from others only by capital "
+              f"letters: {', '.join(class_names)}")
+    return class_names, parts
+
+
+def reader_of(path):
+    """What reads a data set, or None."""
+    return next((reader for recognises, reader in READERS if recognises(path)), None)
 
 
 def labels_all(path):
     """Whether a data set's format gives each of its training images a label."""
-    path = pathlib.Path(path)
-    reader = next((reader for recognises, reader in READERS if recognises(path)), None)
-    return reader in (read_cifar, read_folders)
+    return reader_of(pathlib.Path(path)) in (read_cifar, read_folders)
 
 
 def twice(names):
     """The first of some names that is there more than once, or None."""
-    for place, name in enumerate(names):
-        if name in names[:place]:
-            return name
-    return None
+    return next((name for name, times in Counter(names).items() if times > 1), None)
 
 
 def part_of(path):

@@ -149,8 +149,11 @@ def test_what_is_said_goes_before_what_the_teacher_had(flags, differs, trained):
 
 
 @pytest.mark.parametrize("folder, says", [("pseudo", "holds no training"),
+                                          ("damaged", "holds no training"),
                                           ("nowhere", "nothing there yet")])
 def test_who_is_to_be_like_a_folder_without_a_training_is_told(folder, says, trained):
+    (trained / "damaged").mkdir()
+    (trained / "damaged" / "run.json").write_text("{")
     with pytest.raises(SystemExit) as stopped:
         arguments.student("", ["--pseudo", "none", "--like", str(trained / folder)])
     assert f"{trained / folder}: {says}" in stopped.value.code

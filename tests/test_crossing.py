@@ -40,7 +40,7 @@ def test_all_true_labels_are_the_ceiling_of_as_many_steps(crossing):
     # 68.75, 62.01 and 67.24 %.
     assert (round(ceiling.accuracy, 2), ceiling.steps) == (66.0, 352)
     assert sorted(ceiling.teachers) == [0, 1, 2]
-    # 65.65 % with 3,600 labels, so the gain of one seed is below 0.
+    # 65.65 % with 3,600 labels.
     sentence = crossing.sentence_of("small", ceiling, series["small, width 0.25"])
     assert "66.00 ± 3.54 %" in sentence and "3,600 labels alone? Not shown: +0.3" in sentence
 
