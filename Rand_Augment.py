@@ -149,7 +149,7 @@ class Rand_Augment:
         return image
 
     def apply_batch(self, x, draw):
-        """Applies a draw to uint8 (B, 32, 32, 3), and returns such; compiled, if numba is there."""
+        """Applies a draw to uint8 (B, 32, 32, 3), and returns such, by compiled code."""
         return compiled_augment.apply(self, x, draw)
 
     def operation(self, op_name):

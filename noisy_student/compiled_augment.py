@@ -15,13 +15,9 @@ it is first called (some seconds) and keeps the result on disk.
 import functools
 from typing import NamedTuple
 
+import numba
 import numpy as np
 from PIL import Image
-
-try:
-    import numba
-except ImportError:
-    numba = None
 
 (LEFT_TO_PILLOW, POINTWISE, NEAREST, AUTOCONTRAST, EQUALIZE, COLOR, CONTRAST, SHARPNESS, SHEAR_X,
  SHEAR_Y) = range(10)
@@ -69,10 +65,6 @@ def apply(reference, x, draw):
     """
     table = [(name, reference.operation(name)) for name in reference.transforms]
     check(table, x, *draw)
-    if numba is None:
-        say_once("numba is not installed: RandAugment runs on Pillow, many times slower "
-                 "(pip install numba)")
-        return with_pillow(reference, x, draw)
     tables, left = tables_of(reference, table)
     out = run_compiled(tables, x, draw)
     if left:
@@ -224,8 +216,6 @@ def shear_tables(m, along_x):
 
 def compiled(function):
     """numba's njit, kept on disk where that can be written to."""
-    if numba is None:
-        return function
     options = {"nogil": True, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)

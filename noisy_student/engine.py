@@ -8,7 +8,6 @@ packages.
 import contextlib
 import os
 import socket
-from typing import NamedTuple
 
 from noisy_student import commands
 from noisy_student.commands import THREADS
@@ -29,27 +28,22 @@ RETRIES = 5
 SETTINGS = ("KERAS_", "TF_", "XLA_", "JAX_")
 
 
-class Place(NamedTuple):
-    """What every machine must see as the one does where the command was given."""
-
-    folder: str
-    paths: tuple
-    environment: dict
-
-    def enter(self):
-        """Raises: UserError, if this machine sees something else."""
-        for path in (self.folder, *self.paths):
-            if not os.path.exists(os.path.join(self.folder, path)):
-                raise UserError(f"{path}: the machine {ray.util.get_node_ip_address()} does not "
-                                "see it; all need one file system, under the same paths")
-        os.chdir(self.folder)
-        os.environ.update(self.environment)
-
-
 @ray.remote(max_retries=RETRIES)
-def task(place, command, *needed):
-    """Runs a Command on some machine, once what it needs is done."""
-    place.enter()
+def task(folder, paths, environment, command, *needed):
+    """Runs a Command on some machine, once what it needs is done.
+
+    Args:
+        folder, environment: where the whole was begun, and what is set there.
+        paths: what this machine must see as that one does.
+
+    Raises: UserError, if it does not.
+    """
+    for path in (folder, *paths):
+        if not os.path.exists(os.path.join(folder, path)):
+            raise UserError(f"{path}: the machine {ray.util.get_node_ip_address()} does not "
+                            "see it; all need one file system, under the same paths")
+    os.chdir(folder)
+    os.environ.update(environment)
     commands.run(command)
 
 
@@ -68,10 +62,11 @@ def run_all(order, paths, address=None, cpus=1):
         if not asked["num_gpus"]:
             # As many threads as cores.
             settings = dict.fromkeys(THREADS, str(cpus)) | settings
-        place, tasks = Place(os.getcwd(), tuple(paths), settings), {}
+        tasks = {}
         for command in order:
             needed = [tasks[command.need]] if command.need in tasks else []
-            tasks[command.title] = task.options(**asked).remote(place, command, *needed)
+            tasks[command.title] = task.options(**asked).remote(
+                os.getcwd(), paths, settings, command, *needed)
         all_of(tasks)
 
 

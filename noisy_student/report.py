@@ -12,6 +12,7 @@ import shlex
 from markdown_it import MarkdownIt
 
 from noisy_student import arguments
+from noisy_student.commands import flags_of
 from noisy_student.files import whole_file
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -170,11 +171,5 @@ def as_words(run):
     if run.arguments.get("keep_share"):
         # It takes the place of the threshold.
         flags -= {"threshold"}
-    words = list(map(str, run.arguments.get("images", ())))
-    for key, value in run.arguments.items():
-        if key == "images" or key not in flags or value is None or value is False:
-            continue
-        words.append(f"--{key.replace('_', '-')}")
-        if value is not True:
-            words += map(str, value if isinstance(value, list) else [value])
-    return words
+    chosen = {key: value for key, value in run.arguments.items() if key in flags}
+    return [*chosen.pop("images", ()), *flags_of(chosen)]

@@ -12,7 +12,6 @@ from PIL import Image, ImageFilter, ImageOps
 import Rand_Augment as lesson
 from noisy_student import compiled_augment
 
-compiled_only = pytest.mark.skipif(compiled_augment.numba is None, reason="numba is not installed")
 KINDS = ("photos", "noise", "flat", "two values", "ramps")
 
 
@@ -55,20 +54,17 @@ def left_to_pillow(augment):
     return [augment.transforms[o] for o in left]
 
 
-@compiled_only
 @pytest.mark.parametrize("name", lesson.OPERATIONS)
 def test_every_operation_level_and_direction_is_pillows_to_the_bit(name, images):
     for kind in KINDS:
         check_operation(images[kind], name)
 
 
-@compiled_only
 @pytest.mark.parametrize("name", lesson.OPERATIONS)
 def test_on_real_photos_too(name, real_images):
     check_operation(real_images, name)
 
 
-@compiled_only
 def test_all_of_them_are_compiled(photos, capsys):
     """Otherwise the tests above would hold Pillow against itself."""
     assert left_to_pillow(lesson.Rand_Augment()) == []
@@ -77,7 +73,6 @@ def test_all_of_them_are_compiled(photos, capsys):
     assert capsys.readouterr().out == ""
 
 
-@compiled_only
 @pytest.mark.parametrize("numbers", [0, 1, 2, 4])
 def test_whole_pipelines_are_the_same(numbers, images):
     x = np.concatenate([np.tile(images[kind], (8, 1, 1, 1)) for kind in KINDS])
@@ -101,30 +96,6 @@ def test_batches_in_any_memory_order(photos):
     assert augment.apply_batch(photos[:0], nothing).shape == (0, 32, 32, 3)
 
 
-def test_without_numba_pillow_does_it_and_says_so_once(photos, monkeypatch, capsys):
-    augment = lesson.Rand_Augment(2, 10, seed=0)
-    draw = augment.draw(len(photos))
-    expected = augment.apply_batch(photos, draw)
-    compiled_augment.say_once.cache_clear()
-    capsys.readouterr()
-    monkeypatch.setattr(compiled_augment, "numba", None)
-    for _ in range(2):
-        np.testing.assert_array_equal(augment.apply_batch(photos, draw), expected)
-    assert capsys.readouterr().out.count("numba is not installed") == 1
-
-
-def test_where_numba_cannot_be_imported(tmp_path):
-    """In a process of its own: the functions are plain Python then, and Pillow does the work."""
-    (tmp_path / "numba.py").write_text("raise ImportError('no numba here')")
-    script = ("import numpy as np, Rand_Augment as lesson\n"
-              "augment = lesson.Rand_Augment(2, 10, seed=0)\n"
-              "x = np.zeros((3, 32, 32, 3), np.uint8)\n"
-              "print(augment.apply_batch(x, augment.draw(3)).shape)\n")
-    printed = run_beside(tmp_path, script)
-    assert printed.count("numba is not installed") == 1
-    assert "(3, 32, 32, 3)" in printed
-
-
 def run_beside(folder, script):
     """Runs a script with `folder` before this project on the path."""
     path = os.pathsep.join((str(folder), os.path.dirname(lesson.__file__)))
@@ -136,7 +107,6 @@ def run_beside(folder, script):
     return done.stdout
 
 
-@compiled_only
 def test_what_is_compiled_is_kept_on_disk(tmp_path):
     shutil.copy(compiled_augment.__file__, tmp_path / "copied.py")
     script = "import copied\nprint(copied.within(copied.PLACES[0], 0, 31))\n"
@@ -144,7 +114,6 @@ def test_what_is_compiled_is_kept_on_disk(tmp_path):
     assert list((tmp_path / "__pycache__").glob("copied.within*.nbi"))
 
 
-@compiled_only
 def test_without_a_folder_for_it_nothing_is_kept(monkeypatch):
     """numba raises a RuntimeError where it finds no folder that it may write to."""
     def no_folder(cache=False, **options):
@@ -172,12 +141,10 @@ def test_an_operation_is_added_with_one_line(photos, monkeypatch, capsys):
     check_draw(augment, photos, draw)
     blurred = augment.apply_batch(photos, same_draw(photos, 13, 9, 1))
     np.testing.assert_array_equal(blurred[0], np.asarray(blur(Image.fromarray(photos[0]), 3)))
-    if compiled_augment.numba:
-        assert capsys.readouterr().out.count("blur: not compiled") == 1
-        assert left_to_pillow(augment) == ["blur"]
+    assert capsys.readouterr().out.count("blur: not compiled") == 1
+    assert left_to_pillow(augment) == ["blur"]
 
 
-@compiled_only
 @pytest.mark.parametrize("name, kind, operation", [
     ("invert", "POINTWISE", lesson.Operation(lambda image, m: ImageOps.invert(image), (0,) * 10)),
     ("inverted red", "POINTWISE", lesson.Operation(
@@ -207,8 +174,7 @@ def test_the_order_of_the_table_does_not_matter(photos, monkeypatch):
     np.testing.assert_array_equal(out, expected)
     # An instance from before goes on as it was.
     np.testing.assert_array_equal(in_order.apply_batch(photos, draw), expected)
-    if compiled_augment.numba:
-        assert left_to_pillow(augment) == []
+    assert left_to_pillow(augment) == []
 
 
 @pytest.mark.parametrize("name", lesson.OPERATIONS)
@@ -231,8 +197,7 @@ def test_an_operation_that_is_changed_is_changed_here_too(name, photos, monkeypa
 def test_other_magnitudes_are_compiled_as_well(name, strongest, images, monkeypatch):
     wider = lesson.OPERATIONS[name]._replace(magnitudes=lesson.up_to(strongest))
     monkeypatch.setitem(lesson.OPERATIONS, name, wider)
-    if compiled_augment.numba:
-        assert left_to_pillow(lesson.Rand_Augment()) == []
+    assert left_to_pillow(lesson.Rand_Augment()) == []
     for kind in ("photos", "noise"):
         check_operation(images[kind], name)
 
@@ -253,11 +218,8 @@ def test_what_does_not_fit_is_refused(photos):
             augment.apply_batch(photos, uneven)
 
 
-@pytest.mark.parametrize("without_numba", [False, True])
 @pytest.mark.parametrize("op, level, sign", [
     (13, 0, 1), (-1, 0, 1), (0, 10, 1), (0, -1, 1), (3, 4, 0), (3, 4, 127), (3, 4, -128)])
-def test_a_draw_of_something_else_is_refused(op, level, sign, without_numba, photos, monkeypatch):
-    if without_numba:
-        monkeypatch.setattr(compiled_augment, "numba", None)
+def test_a_draw_of_something_else_is_refused(op, level, sign, photos):
     with pytest.raises(ValueError, match="no such operation or level"):
         lesson.Rand_Augment().apply_batch(photos, same_draw(photos, op, level, sign))
