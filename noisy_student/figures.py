@@ -506,8 +506,10 @@ def robustness(cells, title, path):
         labels.append("severity, mean over the corruptions")
     if "adversarial" in kinds:
         results = [tested(cell, "adversarial") for cell in cells.values()]
+        middle = (min(len(results), MAX_LINES) - 1) / 2
         panels.append(("attacked images: accuracy, % (hollow: PGD)",
-                       [attacked_curves(seeds, i) for i, seeds in enumerate(results)]))
+                       [attacked_curves(seeds, 0.09 * (i - middle))
+                        for i, seeds in enumerate(results)]))
         epsilons = next(seeds for seeds in results if seeds)[0]["epsilons"]
         ticks.append((range(len(epsilons) + 1), ["clean", *epsilons]))
         labels.append("FGSM: how far each pixel may move, of 255")
@@ -526,16 +528,19 @@ def corrupted_curves(results):
     return [(range(1, 6), 100 - 100 * errors)]
 
 
-def attacked_curves(results, i):
-    """Accuracy, %, without and under FGSM, and under PGD, the means over seeds of the i-th cell."""
+def attacked_curves(results, aside):
+    """Accuracy, %, without and under FGSM, and under PGD: means over the seeds of a cell.
+
+    Args:
+        aside: how far PGD's point is moved: those of several cells would hide each other.
+    """
     if not results:
         return []
     fgsm = np.mean([[result["clean"], *result["fgsm"]] for result in results], axis=0)
     pgd = np.mean([result["pgd"] for result in results])
     epsilons = [0, *results[0]["epsilons"]]
     place = np.interp(results[0]["pgd_epsilon"], epsilons, range(len(epsilons)))
-    # The cells' points would hide each other: each is a little aside.
-    return [(range(len(epsilons)), 100 * fgsm), ([place + 0.09 * (i - 3.5)], [100 * pgd])]
+    return [(range(len(epsilons)), 100 * fgsm), ([place + aside], [100 * pgd])]
 
 
 @our_settings

@@ -392,8 +392,17 @@ def test_a_lesson_with_other_attacks_has_its_own_axis(tmp_path, saved):
     figures.robustness(cells, str, tmp_path / "a.png")
     (axes,) = saved[0].axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["clean", "2", "6"]
-    # Half way between 2 and 6, but for what keeps the points apart.
-    assert axes.lines[1].get_xdata() == pytest.approx([1.5], abs=0.4)
+    # Half way between 2 and 6.
+    assert axes.lines[1].get_xdata() == pytest.approx([1.5])
+
+
+@pytest.mark.parametrize("count", [2, 3, 11])
+def test_points_of_pgd_stand_apart_around_how_far_pixels_moved(count, tmp_path, saved):
+    figures.robustness(make_cells(count, seeds=[0]), str, tmp_path / "a.png")
+    places = [line.get_xdata()[0] for line in saved[0].axes[1].lines[1::2]]
+    assert len(places) == min(count, 8)
+    # The epsilons are 1, 2, 4, 8 and 16, and PGD's is 4.
+    assert np.mean(places) == pytest.approx(3) and np.diff(places) == pytest.approx(0.09)
 
 
 def test_pseudo_labels_are_as_right_as_they_are(tmp_path, saved):
