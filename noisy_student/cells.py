@@ -155,8 +155,7 @@ def add(cell, run):
         return
     for other in cell.values():
         was, now = everything_chosen(other), everything_chosen(run)
-        differs = [f"{key} ({was.get(key)} and {now.get(key)})" for key in {**was, **now}
-                   if was.get(key) != now.get(key)]
+        differs = [f"{key} ({was.get(key)} and {now.get(key)})" for key in runs.unequal(was, now)]
         if differs:
             print(f"left out, not the same cell as {other.folder}: {run.folder} differs in "
                   f"{', '.join(differs)}")
@@ -262,21 +261,17 @@ def warn_if_unmatched(question, first, second, asked=None, labels=None):
         print(f"warning: {question} The two cells also differ in {', '.join(more)}")
 
 
-def unequal(one, other):
-    """The keys whose values differ between two dictionaries, or that only one has."""
-    return {key for key in {**one, **other} if one.get(key) != other.get(key)}
-
-
 def asked_about(first, second, labels):
     """The settings that two cells of the experiment differ in by their flags or their labels'."""
-    settings = unequal(*({"noise": "all"} | settings_of(cell.flags) for cell in (first, second)))
+    of_cells = [{"noise": "all"} | settings_of(cell.flags) for cell in (first, second)]
+    settings = set(runs.unequal(*of_cells))
     if "noise" in settings:
         settings |= {"flip_and_crop", *ON_IMAGES, *ON_MODEL}
     if bool(first.labels) != bool(second.labels):
         settings.add("labeled_share")
     elif first.labels:
-        of_labels = unequal(*(settings_of(labels[cell.labels].flags) for cell in (first, second)))
-        settings |= {f"label {key}" for key in of_labels}
+        of_labels = [settings_of(labels[cell.labels].flags) for cell in (first, second)]
+        settings |= {f"label {key}" for key in runs.unequal(*of_labels)}
     if "{larger}" in (first.flags, second.flags):
         settings |= {"depth", "width"}
     return settings

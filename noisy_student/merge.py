@@ -65,8 +65,8 @@ def refuse_stranger(run, first):
     """Raises: UserError, where two labellings were not made in the same way."""
     one, other = ({**each.made_from, **each.arguments, "classes": each.results["class_names"]}
                   for each in (run, first))
-    differs = [f"{key} {one.get(key)} and {other.get(key)}" for key in {**one, **other}
-               if one.get(key) != other.get(key) and key not in MAY_DIFFER]
+    differs = [f"{key} {one.get(key)} and {other.get(key)}" for key in runs.unequal(one, other)
+               if key not in MAY_DIFFER]
     here, there = (each.results["temperature"] for each in (run, first))
     # Two machines may fit one temperature with other last digits.
     if not math.isclose(here, there, rel_tol=1e-3):

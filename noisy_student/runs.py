@@ -232,6 +232,11 @@ def names_of(sources):
     return [os.path.basename(os.path.abspath(source)) for source in sources]
 
 
+def unequal(one, other):
+    """The keys whose values differ between two dictionaries, or that only one has, in order."""
+    return [key for key in {**one, **other} if one.get(key) != other.get(key)]
+
+
 def differences(old, new):
     """What two runs were made with or from, where it differs, in words.
 
@@ -242,7 +247,7 @@ def differences(old, new):
         if "images" in run:
             run["images"] = names_of(run["images"])
     return [f"{key} {short(was.get(key))} there, {short(now.get(key))} here"
-            for key in {**was, **now} if was.get(key) != now.get(key) and key != "data"]
+            for key in unequal(was, now) if key != "data"]
 
 
 def short(value):
